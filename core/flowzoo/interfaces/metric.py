@@ -1,0 +1,69 @@
+"""The contract of a measurement made on a trained model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from flowzoo.interfaces.mixture import Mixture
+from flowzoo.interfaces.task import Splits, Task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a metric may look at; data, densities and samples are in the task's original units.
+
+    Attributes:
+        task: the task.
+        splits: the replicate's data, float64.
+        model: the trained model, in the coordinates it was trained in.
+        log_prob: ``log_prob(x, evaluation) -> (N,)`` nats in original units, float64; None is the
+            default evaluation.
+        sample: ``sample(num, seed) -> (num, D)`` float64 in original units.
+        seed: the run's evaluation seed.
+    """
+
+    task: Task
+    splits: Splits
+    model: Mixture
+    log_prob: Callable[[Tensor, str | None], Tensor]
+    sample: Callable[[int, int], Tensor]
+    seed: int
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One measured number.
+
+    Attributes:
+        name: column name, e.g. ``test_log_likelihood``.
+        value: the number; may be non-finite, which the harness records as a status.
+        unit: ``nats``, ``bits/dim``, ``s``, ...
+        direction: whether larger (``max``) or smaller (``min``) is better; ``none`` for neither.
+        likelihood: likelihood kind as text, for likelihoods.
+        measure: measure as text, for likelihoods.
+        n: how many points it is a mean of.
+        stderr: standard error over those points.
+        reference: the same score of held-out real data, or of the oracle, where there is one.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    direction: Literal["max", "min", "none"] = "none"
+    likelihood: str | None = None
+    measure: str | None = None
+    n: int | None = None
+    stderr: float | None = None
+    reference: float | None = None
+
+
+class Metric(ABC):
+    """A measurement; returns no values where it does not apply to the task or model."""
+
+    @abstractmethod
+    def compute(self, trained: Trained) -> Sequence[MetricValue]: ...

@@ -1,0 +1,44 @@
+"""The contract of a density on the latent space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.interfaces.base_flow import BaseFlow
+from flowzoo.validation import check_positive
+
+
+class Prior(nn.Module, ABC):
+    """A density of z (N, features), conditional on ``context`` where ``context_features`` > 0."""
+
+    def __init__(self, features: int, *, context_features: int = 0) -> None:
+        super().__init__()
+        self.features = check_positive("features", features)
+        self.context_features = context_features
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log q(z) in nats, (N,), for z (N, d)."""
+
+    @abstractmethod
+    def sample(
+        self,
+        num: int,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        noise_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """``num`` draws, (num, d); ``temperature`` scales the prior's spread, 1 is the prior itself."""
+
+    @abstractmethod
+    def from_normal(self, noise: Tensor) -> Tensor:
+        """Map standard normal numbers (N, d) to draws of the prior, differentiably and under vmap."""
+
+    def support_map(self) -> BaseFlow | None:
+        """The bijection from R^d (data side) onto the support (latent side); None when it is R^d."""
+        return None

@@ -1,0 +1,92 @@
+"""A stage of training, as data the trainer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+Penalty = Callable[[], Tensor]
+Validate = Callable[[Tensor, Tensor], Tensor]
+Prepare = Callable[[Tensor, Tensor, torch.Generator], None]
+AfterEpoch = Callable[[Tensor, torch.Generator], None]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters trained with one learning rate.
+
+    Attributes:
+        names: dotted prefixes of parameter or module names, relative to the model; ``""`` is all.
+        lr: learning rate.
+        weight_decay: L2 coefficient as in Adam.
+    """
+
+    names: tuple[str, ...] = ("",)
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what is minimised, over which parameters, for how long.
+
+    Callables are bound methods of the model. ``loss``, ``penalty`` and ``validate`` run under vmap
+    with swapped parameters: shapes must not depend on values, running state is updated in place.
+    ``prepare`` and ``after_epoch`` run per member, outside vmap, and may do anything to the model.
+
+    Attributes:
+        name: shown in logs and records.
+        loss: ``loss(x, noise, progress) -> (N,)`` in nats per row; None for a closed-form stage.
+            ``noise`` is (N, noise_features) standard normal; ``progress`` runs from 0 to 1.
+        noise_features: standard-normal numbers one row of the loss consumes.
+        penalty: ``penalty() -> scalar`` added to the mean loss.
+        groups: the trained parameters. Modules outside every group are in eval mode.
+        epochs: passes over the data; exactly one of ``epochs`` and ``steps`` where there is a loss.
+        steps: optimiser steps.
+        batch_size: rows a step; batches of an epoch differ by at most one row, none is dropped.
+        schedule: learning-rate schedule over the stage.
+        patience: epochs without a better validation objective before stopping; None: never stop.
+        clip_norm: gradient-norm clip of each member on its own.
+        averaging: decay of an exponential weight average, which is then validated and kept.
+        decoupled_decay: AdamW's weight decay instead of Adam's.
+        prepare: ``prepare(x_train, x_valid, generator)`` once, before the first step.
+        after_epoch: ``after_epoch(x_train, generator)`` after each epoch.
+        validate: ``validate(x, noise) -> (N,)`` with fixed noise; by default the training objective.
+    """
+
+    name: str
+    loss: Loss | None = None
+    noise_features: int = 0
+    penalty: Penalty | None = None
+    groups: tuple[ParameterGroup, ...] = (ParameterGroup(),)
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 128
+    schedule: Literal["constant", "cosine"] = "constant"
+    patience: int | None = None
+    clip_norm: float | None = None
+    averaging: float | None = None
+    decoupled_decay: bool = False
+    prepare: Prepare | None = None
+    after_epoch: AfterEpoch | None = None
+    validate: Validate | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss is not None and (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"stage {self.name!r}: expected exactly one of epochs and steps, "
+                f"got epochs={self.epochs}, steps={self.steps}"
+            )
+        for field in ("epochs", "steps", "batch_size", "patience"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"stage {self.name!r}: expected {field} >= 1, got {value}")
+        if self.averaging is not None and not 0.0 <= self.averaging < 1.0:
+            raise ValueError(
+                f"stage {self.name!r}: expected averaging in [0, 1), got {self.averaging}"
+            )
