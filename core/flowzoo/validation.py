@@ -34,7 +34,7 @@ def check_rows(name: str, value: object, features: int, like: Tensor | None = No
 
 
 def check_finite(name: str, value: Tensor) -> Tensor:
-    """Return ``value`` (N, D) if every entry is finite; looks at the data, so not usable under vmap.
+    """Return ``value`` (N, D) if every entry is finite; not usable under vmap.
 
     Raises:
         ValueError: some row holds NaN or infinity; the message counts them and names the first.

@@ -15,7 +15,7 @@ Direction = Literal["encode", "decode", "both"]
 
 
 class BaseFlow(nn.Module, ABC):
-    """A map between data x (N, features) and latent z (N, latent_features), conditional from day one.
+    """A map between data x (N, features) and latent z (N, latent_features).
 
     Subclasses implement ``_encode`` and ``_decode``; both return a Step whose ``log_abs_det`` is
     log|det dz/dx| (for an injection, -1/2 log det JᵀJ of the decoder).
@@ -49,9 +49,7 @@ class BaseFlow(nn.Module, ABC):
         self.num_charts = num_charts
         self.fast = fast
 
-    def encode(
-        self, x: Tensor, context: Tensor | None = None, chart: Tensor | None = None
-    ) -> Step:
+    def encode(self, x: Tensor, context: Tensor | None = None, chart: Tensor | None = None) -> Step:
         """Data (N, D) to latent (N, d).
 
         Args:
@@ -69,9 +67,7 @@ class BaseFlow(nn.Module, ABC):
         context = check_context(context, self.context_features, len(x))
         return self._encode(x, context, check_chart(chart, self.num_charts, len(x)))
 
-    def decode(
-        self, z: Tensor, context: Tensor | None = None, chart: Tensor | None = None
-    ) -> Step:
+    def decode(self, z: Tensor, context: Tensor | None = None, chart: Tensor | None = None) -> Step:
         """Latent (N, d) to data (N, D); the volume term is still log|det dz/dx|. See ``encode``."""
         check_rows("z", z, self.latent_features)
         context = check_context(context, self.context_features, len(z))

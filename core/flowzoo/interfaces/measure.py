@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How a number relates to log p(x): ``exact``, ``lower_bound`` or ``estimate`` (of num_samples)."""
+    """How a number relates to log p(x): exact, a lower bound, or an estimate from samples."""
 
     kind: Literal["exact", "lower_bound", "estimate"]
     num_samples: int | None = None
@@ -25,7 +25,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Measure:
-    """The measure a density is taken against; numbers of different measure are never ranked together.
+    """What a density is taken against; numbers of different measure are never ranked together.
 
     ``lebesgue`` on R^D; ``surface`` of a manifold of dimension ``dim``; ``smoothed`` with noise of
     standard deviation ``sigma``, only when the scored points carry that noise.
@@ -56,7 +56,7 @@ LEBESGUE = Measure("lebesgue")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One way a mixture scores points: the likelihood kind and the measure, which every table prints."""
+    """One way a mixture scores points: likelihood kind and measure, which every table prints."""
 
     likelihood: Likelihood = EXACT
     measure: Measure = LEBESGUE

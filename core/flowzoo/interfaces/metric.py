@@ -66,4 +66,5 @@ class Metric(ABC):
     """A measurement; returns no values where it does not apply to the task or model."""
 
     @abstractmethod
-    def compute(self, trained: Trained) -> Sequence[MetricValue]: ...
+    def compute(self, trained: Trained) -> Sequence[MetricValue]:
+        """Measure one trained model."""

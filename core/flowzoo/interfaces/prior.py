@@ -33,12 +33,12 @@ class Prior(nn.Module, ABC):
         noise_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``num`` draws, (num, d); ``temperature`` scales the prior's spread, 1 is the prior itself."""
+        """``num`` draws, (num, d); ``temperature`` scales the spread, 1 is the prior itself."""
 
     @abstractmethod
     def from_normal(self, noise: Tensor) -> Tensor:
-        """Map standard normal numbers (N, d) to draws of the prior, differentiably and under vmap."""
+        """Turn standard normal numbers (N, d) into draws, differentiably and under vmap."""
 
     def support_map(self) -> BaseFlow | None:
-        """The bijection from R^d (data side) onto the support (latent side); None when it is R^d."""
+        """The bijection from R^d (data side) onto the support (latent side); None for R^d."""
         return None

@@ -56,7 +56,7 @@ class Stage:
         decoupled_decay: AdamW's weight decay instead of Adam's.
         prepare: ``prepare(x_train, x_valid, generator)`` once, before the first step.
         after_epoch: ``after_epoch(x_train, generator)`` after each epoch.
-        validate: ``validate(x, noise) -> (N,)`` with fixed noise; by default the training objective.
+        validate: ``validate(x, noise) -> (N,)``, fixed noise; by default the training objective.
     """
 
     name: str

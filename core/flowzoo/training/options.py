@@ -37,7 +37,7 @@ class TrainingOptions:
         Raises:
             ValueError: an unknown key, named with the nearest known one.
         """
-        if isinstance(options, cls):
+        if isinstance(options, TrainingOptions):
             return options
         given: dict[str, Any] = dict(options or {})
         known = [field.name for field in fields(cls)]
@@ -53,7 +53,7 @@ class TrainingOptions:
     def stage(
         self, name: str, loss: Loss, *, groups: tuple[str, ...] = ("",), **extra: Any
     ) -> Stage:
-        """A Stage that minimises ``loss`` over the parameters under ``groups`` with these settings."""
+        """A Stage that minimises ``loss`` over the parameters under ``groups``."""
         return Stage(
             name=name,
             loss=loss,
