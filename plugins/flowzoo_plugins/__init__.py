@@ -1,0 +1,1 @@
+"""The methods that ship with flowzoo, one folder a plugin."""

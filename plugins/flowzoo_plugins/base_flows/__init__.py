@@ -1,0 +1,30 @@
+"""Global flows: RealNVP and MAF of our own, and adapters to nflows and normflows.
+
+Names are imported on first use, so that the light ``plugin`` module beside them imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowzoo_plugins.base_flows.maf import MAF as MAF
+    from flowzoo_plugins.base_flows.realnvp import RealNVP as RealNVP
+
+_HOMES = {
+    "MAF": "maf",
+    "RealNVP": "realnvp",
+}
+
+__all__ = ["MAF", "RealNVP"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
