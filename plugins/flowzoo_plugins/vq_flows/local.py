@@ -1,0 +1,133 @@
+"""The K local flows g_k: one shared network, told which chart it is on (section 4.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.interfaces import BaseFlow, Prior, Step
+from flowzoo.priors import build_prior
+from flowzoo.registry import build_part
+from flowzoo_plugins.vq_flows.frames import ChartFrames
+
+Condition = Literal["code", "one-hot"]
+
+
+class LocalFlows(nn.Module):
+    r"""log p(x | k) for K charts that share one conditional flow.
+
+    .. math:: \log p(x \mid k) = \log q(f_k(x)) + \log|\det J f_k(x)|
+
+    f_k is the chart's frame, where there are frames, then the shared base flow given the chart,
+    then the map onto the prior's support, where that is not all of R^d.
+    Source: Sidheekh et al. (2022), eq. 16 without dimension change.
+
+    Args:
+        features: D.
+        base_flow: a base flow's name, mapping or module, conditional on the chart.
+        prior: a prior's name or module.
+        num_charts: K.
+        code_features: width of a chart's code.
+        condition: what the base flow is told: the chart's ``code`` or a ``one-hot`` of its index.
+        frames: affine frames, or None.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        base_flow: str | Mapping[str, Any] | BaseFlow,
+        prior: str | Prior,
+        num_charts: int,
+        code_features: int,
+        condition: Condition,
+        frames: ChartFrames | None,
+    ) -> None:
+        super().__init__()
+        if condition not in get_args(Condition):
+            raise ValueError(f"condition: expected one of {get_args(Condition)}, got {condition!r}")
+        self.num_charts, self.condition = num_charts, condition
+        width = code_features if condition == "code" else num_charts
+        self.base = build_part("base-flow", base_flow, features=features, context_features=width)
+        if self.base.num_charts not in (None, num_charts):
+            raise ValueError(
+                f"base_flow: expected num_charts None or {num_charts}, got {self.base.num_charts}"
+            )
+        self.latent_features = self.base.latent_features
+        if frames is not None and self.latent_features != features:
+            raise ValueError("frames: expected 'none' for a base flow that changes dimension")
+        self.frames = frames
+        self.prior = prior if isinstance(prior, Prior) else build_prior(prior, self.latent_features)
+        if self.prior.features != self.latent_features:
+            raise ValueError(
+                f"prior: expected features={self.latent_features}, got {self.prior.features}"
+            )
+        self.support = self.prior.support_map()
+
+    def context(self, chart: Tensor, codes: Tensor) -> Tensor:
+        """What the base flow is told about chart (N,), (N, C)."""
+        if self.condition == "code":
+            return codes[chart]
+        indices = torch.arange(self.num_charts, device=chart.device)
+        return (chart[:, None] == indices).to(codes.dtype)
+
+    def encode(self, x: Tensor, chart: Tensor, codes: Tensor) -> Step:
+        """f_k: x (N, D) and chart (N,) to z (N, d) and log|det dz/dx| (N,)."""
+        volume = x.new_zeros(len(x))
+        if self.frames is not None:
+            x, change = self.frames.encode(x, chart)
+            volume = volume + change
+        x, change = self.base.encode(x, **self._given(self.base, chart, codes))
+        volume = volume + change
+        if self.support is not None:
+            x, change = self.support.encode(x)
+            volume = volume + change
+        return Step(x, volume)
+
+    def decode(self, z: Tensor, chart: Tensor, codes: Tensor) -> Step:
+        """g_k: z (N, d) and chart (N,) to x (N, D) and log|det dz/dx| (N,)."""
+        volume = z.new_zeros(len(z))
+        if self.support is not None:
+            z, change = self.support.decode(z)
+            volume = volume + change
+        z, change = self.base.decode(z, **self._given(self.base, chart, codes))
+        volume = volume + change
+        if self.frames is not None:
+            z, change = self.frames.decode(z, chart)
+            volume = volume + change
+        return Step(z, volume)
+
+    def log_prob(self, x: Tensor, chart: Tensor, codes: Tensor) -> Tensor:
+        """log p(x | k), (N,), nats."""
+        z, volume = self.encode(x, chart, codes)
+        return self.prior.log_prob(z) + volume
+
+    def trajectory(self, x: Tensor, chart: Tensor, codes: Tensor) -> list[Tensor]:
+        """x after the frame, after each layer of the base flow and after the support map.
+
+        Raises:
+            TypeError: the base flow cannot be taken apart.
+        """
+        steps = []
+        if self.frames is not None:
+            x = self.frames.encode(x, chart).value
+            steps.append(x)
+        for layer in self.base.layers():
+            x = layer.encode(x, **self._given(layer, chart, codes)).value
+            steps.append(x)
+        if self.support is not None:
+            x = self.support.encode(x).value
+            steps.append(x)
+        return steps
+
+    def _given(self, flow: BaseFlow, chart: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """The keywords ``flow`` takes, of context and chart."""
+        given = {}
+        if flow.context_features:
+            given["context"] = self.context(chart, codes)
+        if flow.num_charts is not None:
+            given["chart"] = chart
+        return given

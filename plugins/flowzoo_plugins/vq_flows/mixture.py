@@ -1,0 +1,387 @@
+"""VQ-Flows: a mixture of local flows over the charts of a learned atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.interfaces import (
+    EXACT,
+    LEBESGUE,
+    LOWER_BOUND,
+    BaseFlow,
+    Evaluation,
+    Likelihood,
+    Measure,
+    Mixture,
+    ParameterGroup,
+    Partitioner,
+    Prior,
+    Stage,
+    Step,
+)
+from flowzoo.registry import build_part
+from flowzoo.training.options import TrainingOptions
+from flowzoo.validation import check_finite, check_positive, check_rows
+from flowzoo_plugins.vq_flows import evaluation as scoring
+from flowzoo_plugins.vq_flows import inference, leakage, objectives
+from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts, choose
+from flowzoo_plugins.vq_flows.frames import ChartFrames
+from flowzoo_plugins.vq_flows.local import Condition, LocalFlows
+from flowzoo_plugins.vq_flows.presets import PAPER_PARTITIONER, PAPER_TRAINING
+from flowzoo_plugins.vq_flows.weights import ChartWeights, WeightKind
+
+ELEMENTS_PER_CALL = 2**22  # numbers a flow call may gather per row for context and frames
+NOT_COMPUTED = -1.0
+
+
+class VQFlow(Mixture):
+    r"""A mixture of local normalizing flows, one a chart, that share a conditional network.
+
+    .. math:: p(x) = \sum_k p_k\, q(f_k(x))\, |\det J f_k(x)|
+
+    A partitioner cuts the data into K charts U_k; chart weights p_k are counted, and the local
+    flows f_k are trained by maximum likelihood on the charts that contain each row. Evaluations:
+    ``full`` (all K charts; what ``sample`` draws from), ``truncated`` (only charts that contain x;
+    a lower bound whose mass is sum p_k Z_k), ``elbo`` (expectation over the choice of chart) and
+    ``renormalised`` (truncated, each flow divided by an estimate of Z_k).
+
+    Source: Sidheekh et al. (2022), with the corrections listed in this plugin's README; chart
+    frames are ours.
+
+    Args:
+        features: D.
+        base_flow: the shared conditional flow.
+        partitioner: where the charts are.
+        prior: ``standard-normal`` or ``uniform-ball``, or a module.
+        overlap: m, how many nearest charts contain a point.
+        margin: epsilon, which widens charts to distances (1 + epsilon) times the m-th smallest.
+        max_active: with a margin, the most charts a point may lie in; None is K. Objective
+            ``exact`` costs this many flow evaluations a row.
+        weights: ``membership`` (eq. 14), ``consistent`` (frequencies of the choice q) or
+            ``learned``.
+        condition: what the flow is told about the chart: its ``code`` or ``one-hot`` index.
+        objective: ``hard`` (nearest chart only; exact when m = 1), ``sampled`` (one chart drawn a
+            row, eq. 17) or ``exact`` (sum over the active charts, eq. 18).
+        frames: ``pca`` whitens each chart by its own moments first; ``none`` is the paper.
+        frame_inflation: factor on the frames' covariance.
+        frame_shrinkage: share of the mean variance mixed into the frames' covariance.
+        leak_penalty: weight of the distance by which g_k(z) leaves chart k, in the training loss.
+        leak_samples: draws for each chart behind Z_k.
+        training: optimiser and budget of the maximum-likelihood stage; None is the paper's
+            (``PAPER_TRAINING``).
+
+    Raises:
+        ValueError: an option out of range, or parts that do not fit together.
+
+    Example:
+        >>> model = VQFlow(2, partitioner={"name": "kmeans", "num_charts": 4}).eval()
+        >>> model.log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"sample_and_log_prob", "embed", "assign"})
+
+    inside: Tensor  # (K,) estimate of Z_k, or NOT_COMPUTED
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        base_flow: str | Mapping[str, Any] | BaseFlow = "realnvp",
+        partitioner: str | Mapping[str, Any] | Partitioner = PAPER_PARTITIONER,
+        prior: str | Prior = "standard-normal",
+        overlap: int = 1,
+        margin: float = 0.0,
+        max_active: int | None = None,
+        weights: WeightKind = "membership",
+        condition: Condition = "code",
+        objective: objectives.Objective = "hard",
+        frames: Literal["none", "pca"] = "none",
+        frame_inflation: float = 1.6,
+        frame_shrinkage: float = 0.0,
+        leak_penalty: float = 0.0,
+        leak_samples: int = 4096,
+        training: Mapping[str, Any] | TrainingOptions | None = None,
+    ) -> None:
+        super().__init__(features)
+        self.partitioner = build_part("partitioner", partitioner, features=features)
+        self.num_charts = self.partitioner.num_charts
+        self.overlap = check_positive("overlap", overlap)
+        if overlap > self.num_charts:
+            raise ValueError(f"overlap: expected at most {self.num_charts} charts, got {overlap}")
+        if not 0.0 <= margin < float("inf"):
+            raise ValueError(f"margin: expected a finite number >= 0, got {margin}")
+        if max_active is not None and not overlap <= max_active <= self.num_charts:
+            raise ValueError(
+                f"max_active: expected {overlap} to {self.num_charts}, got {max_active}"
+            )
+        if objective not in get_args(objectives.Objective):
+            raise ValueError(
+                f"objective: expected one of {get_args(objectives.Objective)}, got {objective!r}"
+            )
+        if frames not in ("none", "pca"):
+            raise ValueError(f"frames: expected 'none' or 'pca', got {frames!r}")
+        if not 0.0 <= leak_penalty < float("inf"):
+            raise ValueError(f"leak_penalty: expected a finite number >= 0, got {leak_penalty}")
+        self.margin, self.max_active, self.objective = float(margin), max_active, objective
+        self.leak_penalty = float(leak_penalty)
+        self.leak_samples = check_positive("leak_samples", leak_samples)
+        self.flow = LocalFlows(
+            features,
+            base_flow=base_flow,
+            prior=prior,
+            num_charts=self.num_charts,
+            code_features=self.partitioner.code_features,
+            condition=condition,
+            frames=ChartFrames(
+                features, self.num_charts, inflation=frame_inflation, shrinkage=frame_shrinkage
+            )
+            if frames == "pca"
+            else None,
+        )
+        self.weights = ChartWeights(self.num_charts, weights)
+        self.register_buffer("inside", torch.full((self.num_charts,), NOT_COMPUTED))
+        self.training_options = TrainingOptions.of(PAPER_TRAINING if training is None else training)
+        self.packable: bool = self.flow.base.packable  # type: ignore[misc]
+
+        latent = self.flow.latent_features
+        measure = LEBESGUE if latent == features else Measure("surface", dim=latent)
+        self.evaluations = {
+            "full": Evaluation(EXACT, measure),
+            "truncated": Evaluation(LOWER_BOUND, measure),
+            "elbo": Evaluation(LOWER_BOUND, measure),
+            "renormalised": Evaluation(Likelihood("estimate", self.leak_samples), measure),
+        }
+        width = self.flow.base.context_features + (
+            features * features if self.flow.frames is not None else features
+        )
+        self.rows_per_call = max(1, min(2**15, ELEMENTS_PER_CALL // width))
+
+    # -- local flows -----------------------------------------------------------------------------
+
+    def active(self, x: Tensor) -> ActiveCharts:
+        """The charts that contain each row of x (N, D), nearest first."""
+        distances = self.partitioner.distances(x).detach()
+        return active_charts(distances, self.overlap, self.margin, self.max_active)
+
+    def chart_encode(self, x: Tensor, chart: Tensor) -> Step:
+        """f_k(x) and log|det J f_k(x)| for ``chart`` (N,) int64."""
+        return self.flow.encode(x, chart, self.partitioner.codes)
+
+    def chart_decode(self, z: Tensor, chart: Tensor) -> Step:
+        """g_k(z) and log|det J f_k| there, for ``chart`` (N,) int64."""
+        return self.flow.decode(z, chart, self.partitioner.codes)
+
+    def chart_log_prob(self, x: Tensor, chart: Tensor) -> Tensor:
+        """log p(x | k), (N,), nats, for ``chart`` (N,) int64."""
+        return self.flow.log_prob(x, chart, self.partitioner.codes)
+
+    # -- training --------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The partition, then chart weights and frames (closed form), then maximum likelihood."""
+        partition = tuple(_within(stage, "partitioner") for stage in self.partitioner.stages())
+        latent = self.flow.latent_features if self.leak_penalty > 0.0 else 0
+        groups = ("flow", "weights") if self.weights.kind == "learned" else ("flow",)
+        return (
+            *partition,
+            Stage(name="charts", groups=(), prepare=self._prepare_charts),
+            self.training_options.stage(
+                "maximum likelihood",
+                self._loss,
+                groups=groups,
+                noise_features=latent + (self.objective == "sampled"),
+            ),
+        )
+
+    def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
+        active = self.active(x)
+        if self.objective == "exact":
+            loss = objectives.exact(self, x, active)
+        elif self.objective == "sampled":
+            loss = objectives.sampled(self, x, active, noise[:, -1])
+        else:
+            loss = objectives.hard(self, x, active)
+        if self.leak_penalty > 0.0:
+            z = self.flow.prior.from_normal(noise[:, : self.flow.latent_features])
+            # the row's own chart: charts come in proportion to the data
+            loss = loss + self.leak_penalty * leakage.leak_distance(self, z, active.nearest)
+        return loss
+
+    @torch.no_grad()
+    def _prepare_charts(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        """Second pass over the training rows (section 4.2.2): weights and frames; forget Z_k."""
+        with _evaluating(self.partitioner):
+            parts = [self.active(rows) for rows in torch.split(x_train, self.rows_per_call)]
+        active = ActiveCharts(
+            torch.cat([part.index for part in parts]),
+            None if self.margin == 0.0 else torch.cat([part.present() for part in parts]),
+        )
+        self.weights.fit(active)
+        if self.flow.frames is not None:
+            self.flow.frames.fit(x_train, active.nearest)
+        self.inside.fill_(NOT_COMPUTED)
+
+    # -- density ---------------------------------------------------------------------------------
+
+    def _log_prob(
+        self,
+        x: Tensor,
+        evaluation: str,
+        num_samples: int | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        log_inside = None
+        if evaluation == "renormalised":
+            log_inside = self.chart_leak(num_samples=num_samples, generator=generator).log()
+        return scoring.log_prob(self, x, evaluation, log_inside)
+
+    def chart_leak(
+        self, *, num_samples: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Z_k = P(g_k(z) in U_k), (K,): how much of its mass each local flow keeps in its chart.
+
+        By default the estimate from ``leak_samples`` draws a chart, made once after training with a
+        fixed seed and kept in the state dict (standard error sqrt(Z (1 - Z) / leak_samples)). With
+        ``num_samples`` or ``generator`` a fresh estimate, which is not kept.
+        """
+        if num_samples is not None or generator is not None:
+            return leakage.inside_mass(self, num_samples or self.leak_samples, generator)
+        if self.inside.device.type != "meta" and bool((self.inside < 0.0).any()):
+            fixed = torch.Generator(device=self.inside.device).manual_seed(0)
+            self.inside.copy_(leakage.inside_mass(self, self.leak_samples, fixed))
+        return self.inside.clone()
+
+    # -- sampling --------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        num: int,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        evaluation: str | None = None,
+    ) -> Tensor:
+        """``num`` draws (num, D): z ~ q, k ~ p(k), x = g_k(z).
+
+        Args:
+            num: how many.
+            temperature: scales the prior's spread.
+            generator: where randomness comes from.
+            evaluation: which density to draw from: ``full`` (the default) or ``renormalised``, by
+                rejection.
+
+        Raises:
+            ValueError: ``num``, ``temperature`` or ``evaluation`` out of range.
+        """
+        if evaluation not in (None, "full", "renormalised"):
+            raise ValueError(f"evaluation: expected 'full' or 'renormalised', got {evaluation!r}")
+        if evaluation != "renormalised":
+            return super().sample(num, temperature=temperature, generator=generator)
+        if num < 0 or not temperature > 0:
+            return super().sample(num, temperature=temperature)  # raises
+        with torch.no_grad():
+            weights = scoring.renormalised_log_weights(
+                self.weights.log_prob(), self.chart_leak().log()
+            ).exp()
+        return leakage.rejection_sample(self, num, weights, temperature, generator)
+
+    @torch.no_grad()
+    def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
+        weights = self.weights.log_prob().exp()
+        draws = []
+        for start in range(0, max(num, 1), self.rows_per_call):
+            rows = min(self.rows_per_call, num - start)
+            uniform = torch.rand(
+                rows, generator=generator, device=weights.device, dtype=weights.dtype
+            )
+            chart = choose(weights.expand(rows, -1), uniform)
+            z = self.flow.prior.sample(rows, temperature=temperature, generator=generator)
+            draws.append(self.chart_decode(z, chart).value)
+        return torch.cat(draws)
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, num: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``num`` draws (num, D) and their log-density (num,) under ``full``, in nats."""
+        x = self.sample(num, generator=generator)
+        return x, self._log_prob(x, "full", None, None)
+
+    # -- inference -------------------------------------------------------------------------------
+
+    def responsibilities(self, x: Tensor, *, evaluation: str | None = None) -> Tensor:
+        """p(k | x), (N, K), under an evaluation; the default one when None.
+
+        Raises:
+            ValueError: an unknown evaluation, or bad rows.
+        """
+        if evaluation is None:
+            evaluation = next(iter(self.evaluations))
+        elif evaluation not in self.evaluations:
+            raise ValueError(
+                f"evaluation: expected one of {sorted(self.evaluations)}, got {evaluation!r}"
+            )
+        check_finite("x", check_rows("x", x, self.features, self._reference()))
+        log_inside = self.chart_leak().log() if evaluation == "renormalised" else None
+        return scoring.posterior(self, x, evaluation, log_inside)
+
+    def embed(
+        self,
+        x: Tensor,
+        mode: inference.EmbedMode = "argmax",
+        *,
+        evaluation: str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Latent codes (N, d) of x (N, D).
+
+        ``sample``: f_k(x) with k ~ p(k | x). ``mean``: sum p(k | x) f_k(x). ``argmax``: f_s(x) with
+        s the most probable chart (section 4.2.3, eq. 19).
+        """
+        probabilities = self.responsibilities(x, evaluation=evaluation)
+        return inference.embed(self, x, probabilities, mode, generator)
+
+    def assign(self, x: Tensor) -> Tensor:
+        """The nearest chart of each row of x (N, D), (N,) int64."""
+        check_finite("x", check_rows("x", x, self.features, self._reference()))
+        return self.active(x).nearest
+
+    def transform_layers(self, x: Tensor) -> list[Tensor]:
+        """x after each layer under its nearest chart; the chart's frame counts as the first layer.
+
+        Raises:
+            TypeError: the base flow cannot be taken apart.
+        """
+        return self.flow.trajectory(x, self.assign(x), self.partitioner.codes)
+
+
+def _within(stage: Stage, part: str) -> Stage:
+    """A part's stage, as a stage of the model that holds it."""
+    groups = tuple(
+        ParameterGroup(
+            tuple(f"{part}.{name}" if name else part for name in group.names),
+            group.lr,
+            group.weight_decay,
+        )
+        for group in stage.groups
+    )
+    return replace(stage, groups=groups)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` in eval mode for a while (batch-norm must use its running statistics)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,28 @@
+"""What the VQ-Flows plugin says about itself; imports nothing heavy."""
+
+from __future__ import annotations
+
+from flowzoo.plugin import PluginSpec
+
+VQ = PluginSpec(
+    kind="mixture",
+    name="vq",
+    summary="VQ-Flows: one conditional flow per chart of a learned atlas, mixed by chart weights",
+    target="flowzoo_plugins.vq_flows.mixture:VQFlow",
+    capabilities={
+        "evaluations": ["full", "truncated", "elbo", "renormalised"],
+        "charts": True,
+        "sample_and_log_prob": True,
+        "embed": ["sample", "mean", "argmax"],
+        "assign": True,
+    },
+    paper="Sidheekh et al. (2022), VQ-Flows: Vector Quantized Local Normalizing Flows, "
+    "arXiv:2203.11556",
+    bibtex="""@inproceedings{sidheekh2022vqflows,
+  title = {{VQ-Flows}: Vector Quantized Local Normalizing Flows},
+  author = {Sidheekh, Sahil and Dock, Chris B. and Jain, Tushar and Balan, Radu and
+            Singh, Maneesh K.},
+  booktitle = {Uncertainty in Artificial Intelligence (UAI)},
+  year = {2022}
+}""",
+)
