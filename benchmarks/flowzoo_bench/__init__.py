@@ -1,0 +1,1 @@
+"""The comparison harness: tasks, metrics, planning, running and reporting."""

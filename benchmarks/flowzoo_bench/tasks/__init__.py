@@ -1,0 +1,55 @@
+"""Data sets that methods are compared on; classes are imported when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowzoo_bench.tasks.airports import Airports as Airports
+    from flowzoo_bench.tasks.arrays import ArrayTask as ArrayTask
+    from flowzoo_bench.tasks.arrays import FileTask as FileTask
+    from flowzoo_bench.tasks.curve_sets import BentLissajous as BentLissajous
+    from flowzoo_bench.tasks.curve_sets import CurveTask as CurveTask
+    from flowzoo_bench.tasks.curve_sets import DisjointCircles as DisjointCircles
+    from flowzoo_bench.tasks.curve_sets import Helix as Helix
+    from flowzoo_bench.tasks.curve_sets import InterlockedCircles as InterlockedCircles
+    from flowzoo_bench.tasks.curve_sets import Knotted as Knotted
+    from flowzoo_bench.tasks.curve_sets import Lissajous as Lissajous
+    from flowzoo_bench.tasks.curve_sets import NonKnotted as NonKnotted
+    from flowzoo_bench.tasks.curve_sets import Star as Star
+    from flowzoo_bench.tasks.curve_sets import TwistedEight as TwistedEight
+    from flowzoo_bench.tasks.spherical import Spherical as Spherical
+    from flowzoo_bench.tasks.standardize import Standardizer as Standardizer
+    from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
+    from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
+    from flowzoo_bench.tasks.tabular import Digits as Digits
+
+_HOME = {
+    "Airports": "airports",
+    "ArrayTask": "arrays",
+    "BentLissajous": "curve_sets",
+    "BreastCancer": "tabular",
+    "CurveTask": "curve_sets",
+    "Digits": "tabular",
+    "DisjointCircles": "curve_sets",
+    "FileTask": "arrays",
+    "Helix": "curve_sets",
+    "InterlockedCircles": "curve_sets",
+    "Knotted": "curve_sets",
+    "Lissajous": "curve_sets",
+    "NonKnotted": "curve_sets",
+    "Spherical": "spherical",
+    "Standardizer": "standardize",
+    "Star": "curve_sets",
+    "SyntheticTask": "synthetic",
+    "TwistedEight": "curve_sets",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class Task(ABC):
     """
 
     features: int
-    standardize: ClassVar[bool] = False
+    standardize: bool = False
     oracle: Evaluation | None = None
     noise_scale: float | None = None
     bin_width: float | None = None

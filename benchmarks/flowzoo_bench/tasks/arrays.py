@@ -1,0 +1,135 @@
+"""Data sets of one's own, from arrays or from a .npy file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from flowzoo.interfaces.task import Splits, Task
+from flowzoo.validation import check_finite
+from flowzoo_bench.tasks.checks import check_noise, check_seed, split_sizes
+
+
+class ArrayTask(Task):
+    """Given train, validation and test rows, the same for every seed.
+
+    Args:
+        train: (N, D) numbers, anything numpy or torch can read.
+        valid: (M, D).
+        test: (T, D).
+        standardize: whether models see the data scaled by training moments.
+        noise_scale: standard deviation of the noise around the support, where known.
+        bin_width: width of the bins of dequantised data, else None.
+
+    Raises:
+        ValueError: a split is empty, not two-dimensional, of other width, or not finite.
+
+    Example:
+        >>> task = ArrayTask([[0.0], [1.0]], [[0.5]], [[0.2]])
+        >>> task.splits(0).train.shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        train: ArrayLike | Tensor,
+        valid: ArrayLike | Tensor,
+        test: ArrayLike | Tensor,
+        *,
+        standardize: bool = True,
+        noise_scale: float | None = None,
+        bin_width: float | None = None,
+    ) -> None:
+        rows = [_rows(n, x) for n, x in (("train", train), ("valid", valid), ("test", test))]
+        super().__init__(rows[0].shape[1])
+        for name, x in zip(("valid", "test"), rows[1:], strict=True):
+            if x.shape[1] != self.features:
+                raise ValueError(f"{name}: expected {self.features} columns, got {x.shape[1]}")
+        self._splits = Splits(*rows)
+        self.standardize = standardize
+        self.noise_scale = _positive("noise_scale", noise_scale)
+        self.bin_width = _positive("bin_width", bin_width)
+
+    def splits(self, seed: int) -> Splits:
+        """The given rows, copied, whatever the seed."""
+        check_seed(seed)
+        return Splits(*(x.clone() for x in self._splits))
+
+
+class FileTask(Task):
+    """Rows of a .npy file, split at random anew for each seed.
+
+    Args:
+        path: file written by ``numpy.save``, an array (N, D) of numbers.
+        valid_fraction: share of validation rows.
+        test_fraction: share of test rows.
+        standardize: whether models see the data scaled by training moments.
+        noise: standard deviation of Gaussian noise to add, one draw per seed; 0 for none.
+        dequantize: the file holds integers: add U[0, 1) and report bits per dimension.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not an array (N, D) of finite numbers, a fraction out of range or leaving a
+            split empty, or ``dequantize`` of values that are not integers.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        valid_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        standardize: bool = True,
+        noise: float = 0.0,
+        dequantize: bool = False,
+    ) -> None:
+        try:
+            array = np.load(Path(path).expanduser(), allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"path: expected a .npy array of numbers, got {path!r}") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"path: expected one .npy array, got an archive {path!r}")
+        self._x = _rows("path", array)
+        super().__init__(self._x.shape[1])
+        self.sizes = split_sizes(len(self._x), valid_fraction, test_fraction)
+        self.standardize = standardize
+        self.noise = check_noise(noise)
+        self.noise_scale = self.noise or None
+        self.dequantize = dequantize
+        if dequantize:
+            if not bool((self._x == self._x.round()).all()):
+                raise ValueError("dequantize: expected integer values in the file, got fractions")
+            if self.noise:
+                raise ValueError("dequantize: expected noise = 0 beside it, got both")
+            self.bin_width = 1.0
+
+    def splits(self, seed: int) -> Splits:
+        """Shuffle, add what noise is asked for, and cut into train, validation and test."""
+        rng = np.random.default_rng(check_seed(seed))
+        x = self._x[torch.as_tensor(rng.permutation(len(self._x)))]
+        if self.dequantize:
+            x = x + torch.as_tensor(rng.random(tuple(x.shape)))
+        if self.noise:
+            x = x + self.noise * torch.as_tensor(rng.standard_normal(tuple(x.shape)))
+        return Splits(*torch.split(x, list(self.sizes)))
+
+
+def _rows(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """``value`` as a float64 copy of shape (N, D), N and D at least 1."""
+    try:
+        x = torch.as_tensor(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array (N, D) of numbers, got {error}") from error
+    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
+        raise ValueError(f"{name}: expected shape (N, D) with N, D >= 1, got {tuple(x.shape)}")
+    return check_finite(name, x)
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected None or a positive number, got {value!r}")
+    return value

@@ -1,0 +1,67 @@
+"""Specs of the built-in tasks; imports nothing heavy."""
+
+from __future__ import annotations
+
+from flowzoo.plugin import PluginSpec
+
+_PAPER = "VQ-Flows: Vector Quantized Local Normalizing Flows (Sidheekh et al., UAI 2022)"
+_BIBTEX = """@inproceedings{sidheekh2022vqflows,
+  title = {{VQ-Flows}: Vector Quantized Local Normalizing Flows},
+  author = {Sidheekh, Sahil and Dock, Chris B. and Jain, Tushar and Balan, Radu
+            and Singh, Maneesh K.},
+  booktitle = {Uncertainty in Artificial Intelligence},
+  year = {2022}
+}"""
+
+
+def _manifold(name: str, summary: str, target: str) -> PluginSpec:
+    """A 3-D set of the VQ-Flows paper, whose density and support are known."""
+    return PluginSpec(
+        "task",
+        name,
+        summary,
+        f"flowzoo_bench.tasks.{target}",
+        capabilities={"features": 3, "oracle": True, "support": True, "real": False},
+        paper=_PAPER,
+        bibtex=_BIBTEX,
+    )
+
+
+def _real(name: str, summary: str, target: str, features: int | None) -> PluginSpec:
+    """Real data, whose density nobody knows."""
+    return PluginSpec(
+        "task",
+        name,
+        summary,
+        f"flowzoo_bench.tasks.{target}",
+        capabilities={"features": features, "oracle": False, "support": False, "real": True},
+    )
+
+
+SPHERICAL = _manifold(
+    "spherical", "Three Gaussians projected onto the unit sphere", "spherical:Spherical"
+)
+HELIX = _manifold("helix", "Four turns of a helix", "curve_sets:Helix")
+LISSAJOUS = _manifold("lissajous", "A planar curve that crosses itself", "curve_sets:Lissajous")
+TWISTED_EIGHT = _manifold("twisted-eight", "Two circles that touch", "curve_sets:TwistedEight")
+KNOTTED = _manifold("knotted", "A trefoil knot", "curve_sets:Knotted")
+INTERLOCKED_CIRCLES = _manifold(
+    "interlocked-circles", "Two linked circles", "curve_sets:InterlockedCircles"
+)
+NON_KNOTTED = _manifold("non-knotted", "A closed curve without a knot", "curve_sets:NonKnotted")
+BENT_LISSAJOUS = _manifold(
+    "bent-lissajous", "A Lissajous figure bent on a parabola", "curve_sets:BentLissajous"
+)
+DISJOINT_CIRCLES = _manifold(
+    "disjoint-circles", "A segment and an ellipse apart, as printed", "curve_sets:DisjointCircles"
+)
+STAR = _manifold("star", "Three crossing segments", "curve_sets:Star")
+
+DIGITS = _real(
+    "digits", "scikit-learn's handwritten digits, 8 x 8, dequantised", "tabular:Digits", 64
+)
+BREAST_CANCER = _real(
+    "breast-cancer", "569 rows of 30 cell measurements (UCI)", "tabular:BreastCancer", 30
+)
+AIRPORTS = _real("airports", "The world's airports near the unit sphere", "airports:Airports", 3)
+FILE = _real("file", "Your own rows, from a .npy file", "arrays:FileTask", None)
