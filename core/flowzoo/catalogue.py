@@ -19,12 +19,18 @@ from flowzoo.plugin import API, GROUPS, KINDS, Kind, PluginSpec
 
 State = Literal["ready", "missing-deps", "incompatible-api", "broken", "conflict", "disabled"]
 
+_DISABLED = "named in FLOWZOO_DISABLE"
+
 BUILT_IN = "flowzoo"
 """The distribution whose names no other can take over."""
 
 
 class PluginError(ValueError):
     """A plugin is unknown, cannot be loaded, or is not what it says it is."""
+
+
+class UnknownPluginError(PluginError):
+    """No plugin, or no kind, has the name."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def find(kind: str, name: str) -> Entry:
     candidates = [point for point in points() if point.kind == known_kind]
     for point in candidates:
         if name == f"{point.distribution}:{point.name}":
-            return _own(point)
+            return _bare(point, "disabled", _DISABLED) if disabled(point) else _own(point)
     same = [_settled(point) for point in candidates if point.name == name]
     if same:  # a built-in name stays the built-in's
         return min(same, key=lambda entry: (entry.state != "ready", entry.state == "disabled"))
@@ -116,7 +122,7 @@ def find(kind: str, name: str) -> Entry:
     if colon and normalise(distribution) != distribution:
         return find(kind, f"{normalise(distribution)}:{bare}")
     known = sorted({point.name for point in candidates} | {n for k, n in registered if k == kind})
-    raise PluginError(
+    raise UnknownPluginError(
         f"unknown {kind} {name!r}, expected one of {known}{nearest(bare or name, known)}"
     )
 
@@ -151,7 +157,7 @@ def disabled(point: Found) -> bool:
 def _settled(point: Found) -> Entry:
     """The point's entry, with the states that depend on its neighbours."""
     if disabled(point):
-        return _bare(point, "disabled", "named in FLOWZOO_DISABLE")
+        return _bare(point, "disabled", _DISABLED)
     rivals = sorted(
         other.distribution
         for other in points()
@@ -242,7 +248,7 @@ def check_kind(kind: str) -> Kind:
     """
     if kind not in KINDS:
         hint = nearest(kind, KINDS) if isinstance(kind, str) else ""
-        raise PluginError(f"unknown kind {kind!r}, expected one of {list(KINDS)}{hint}")
+        raise UnknownPluginError(f"unknown kind {kind!r}, expected one of {list(KINDS)}{hint}")
     return kind
 
 

@@ -31,7 +31,8 @@ class Option:
     @property
     def type_text(self) -> str:
         """The annotation as one would write it."""
-        return inspect.formatannotation(self.annotation).replace("typing.", "")
+        text = inspect.formatannotation(self.annotation)
+        return text.replace("collections.abc.", "").replace("typing.", "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

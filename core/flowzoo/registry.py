@@ -11,6 +11,7 @@ from flowzoo.catalogue import Entry as Entry
 from flowzoo.catalogue import PluginError as PluginError
 from flowzoo.catalogue import Registration as Registration
 from flowzoo.catalogue import State as State
+from flowzoo.catalogue import UnknownPluginError as UnknownPluginError
 from flowzoo.catalogue import check_kind, disabled, points, registered, resolve, state_of
 from flowzoo.catalogue import entries as entries
 from flowzoo.catalogue import find as find
