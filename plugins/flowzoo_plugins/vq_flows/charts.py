@@ -91,10 +91,11 @@ def choose(probabilities: Tensor, uniform: Tensor) -> Tensor:
         tensor([1])
     """
     cumulative = probabilities.cumsum(dim=1)
-    below: Tensor = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=1)
-    return below.clamp(max=probabilities.shape[1] - 1)
+    below = cumulative <= uniform[:, None] * cumulative[:, -1:]
+    return below.sum(dim=1).clamp(max=probabilities.shape[1] - 1)
 
 
 def uniform_from_normal(noise: Tensor) -> Tensor:
     """u = Phi(n), clamped below 1, for standard-normal ``noise``."""
-    return torch.special.ndtr(noise).clamp(max=1.0 - torch.finfo(noise.dtype).eps)
+    uniform: Tensor = torch.special.ndtr(noise)
+    return uniform.clamp(max=1.0 - torch.finfo(noise.dtype).eps)
