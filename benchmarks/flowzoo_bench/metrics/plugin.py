@@ -1,0 +1,30 @@
+"""Specs of the built-in metrics; imports nothing heavy."""
+
+from __future__ import annotations
+
+from flowzoo.plugin import PluginSpec
+
+LOG_LIKELIHOOD = PluginSpec(
+    "metric",
+    "log-likelihood",
+    "Mean test log-likelihood of every evaluation, gap to the oracle, bits per dimension",
+    "flowzoo_bench.metrics.log_likelihood:LogLikelihood",
+)
+SAMPLE_KDE = PluginSpec(
+    "metric",
+    "sample-kde",
+    "Log-likelihood of generated samples under a Gaussian KDE of the training data",
+    "flowzoo_bench.metrics.sample_kde:SampleKDE",
+)
+SUPPORT_DISTANCE = PluginSpec(
+    "metric",
+    "support-distance",
+    "Distance of generated samples to the noiseless support, and bridge mass",
+    "flowzoo_bench.metrics.support_distance:SupportDistance",
+)
+THROUGHPUT = PluginSpec(
+    "metric",
+    "throughput",
+    "Samples and scored rows per second, parameter count",
+    "flowzoo_bench.metrics.throughput:Throughput",
+)
