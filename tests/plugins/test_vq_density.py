@@ -133,8 +133,8 @@ def test_every_row_is_ordered(options):
 
 @pytest.mark.parametrize("options", OVERLAPS[1:4])
 def test_mass_by_quadrature(options):
-    model = gaussians(**options, scale=1.0, leak_samples=100_000)
-    x, area = grid(8.0)
+    model = gaussians(**options, scale=1.3, leak_samples=100_000)
+    x, area = grid(9.0)
     mass = {
         name: float(model.log_prob(x, evaluation=name).detach().exp().sum() * area)
         for name in model.evaluations
@@ -142,7 +142,7 @@ def test_mass_by_quadrature(options):
     assert mass["full"] == pytest.approx(1.0, abs=1e-4)
     weights, leak = model.weights.log_prob().exp(), model.chart_leak()
     expected = float((weights * leak).sum())
-    assert expected < 0.95  # something leaks, or the test shows nothing
+    assert expected < 0.96  # something leaks, or the test shows nothing
     assert mass["truncated"] == pytest.approx(expected, abs=4e-3)
     assert mass["renormalised"] == pytest.approx(1.0, abs=5e-3)
     assert mass["elbo"] <= mass["truncated"] <= 1.0
@@ -315,7 +315,7 @@ def test_samples_follow_the_full_density():
     # mass of a box: samples against quadrature
     cells, area = grid()
     inside = (cells.abs() < 0.7).all(dim=1)
-    mass = float(model.log_prob(cells[inside]).exp().sum() * area)
+    mass = float(model.log_prob(cells[inside]).detach().exp().sum() * area)
     assert float((x.abs() < 0.7).all(dim=1).double().mean()) == pytest.approx(mass, abs=0.012)
 
 

@@ -148,7 +148,6 @@ class VQFlow(Mixture):
         self.weights = ChartWeights(self.num_charts, weights)
         self.register_buffer("inside", torch.full((self.num_charts,), NOT_COMPUTED))
         self.training_options = TrainingOptions.of(PAPER_TRAINING if training is None else training)
-        self.packable: bool = self.flow.base.packable  # type: ignore[misc]
 
         latent = self.flow.latent_features
         measure = LEBESGUE if latent == features else Measure("surface", dim=latent)
