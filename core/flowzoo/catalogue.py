@@ -271,15 +271,20 @@ class Registration:
         self.target = target
         self._key = (entry.kind, entry.name)
         self._before = registered.get(self._key)
+        self._undone = False
         registered[self._key] = self
 
     def undo(self) -> None:
         """Take the plugin back; one it replaced returns. Twice is once."""
+        self._undone = True
         if registered.get(self._key) is not self:
             return
         del registered[self._key]
-        if self._before is not None:
-            registered[self._key] = self._before
+        before = self._before
+        while before is not None and before._undone:
+            before = before._before
+        if before is not None:
+            registered[self._key] = before
 
     def __enter__(self) -> Registration:
         return self
