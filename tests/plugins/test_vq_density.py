@@ -220,6 +220,9 @@ def test_dead_charts_give_no_nan():
     assert (model.log_prob(x, evaluation="elbo") <= truncated + 1e-12).all()
     for evaluation in model.evaluations:
         assert not model.log_prob(x, evaluation=evaluation).isnan().any()
+    for mode in ("sample", "mean", "argmax"):  # no posterior, no code
+        z = model.embed(x, mode, evaluation="truncated")
+        assert z.isnan().any(dim=1).equal(truncated == -torch.inf)
     model.log_prob(x).sum().backward()
     assert torch.isfinite(model.flow.base.log_scale.grad).all()
 

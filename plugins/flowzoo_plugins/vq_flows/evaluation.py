@@ -40,7 +40,10 @@ def log_prob(model: VQFlow, x: Tensor, evaluation: str, log_inside: Tensor | Non
 def posterior(
     model: VQFlow, x: Tensor, evaluation: str, log_inside: Tensor | None = None
 ) -> Tensor:
-    """p(k | x), (N, K) (eq. 12); for ``elbo`` the choice q(k | x) that stands in for it."""
+    """p(k | x), (N, K) (eq. 12); for ``elbo`` the choice q(k | x) that stands in for it.
+
+    NaN for a row of density 0: one that lies only in charts of weight 0.
+    """
     results = []
     for rows in torch.split(x, model.rows_per_call // model.num_charts or 1):
         if evaluation == "elbo":

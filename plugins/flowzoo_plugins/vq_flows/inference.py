@@ -25,7 +25,8 @@ def embed(
     """Latent codes (N, d) of x (N, D), given p(k | x) (N, K).
 
     ``sample``: z = f_k(x) with k ~ p(k | x). ``mean``: E[z] = sum p(k | x) f_k(x). ``argmax``:
-    z = f_s(x) with s the most probable chart. With one chart a row all three agree (eq. 19).
+    z = f_s(x) with s the most probable chart. With one chart a row all three agree (eq. 19). A row
+    without a posterior (NaN) has no code (NaN).
 
     Raises:
         ValueError: unknown mode.
@@ -43,7 +44,8 @@ def embed(
         chart = responsibilities.argmax(dim=1)
     rows = model.rows_per_call
     parts = zip(torch.split(x, rows), torch.split(chart, rows), strict=True)
-    return torch.cat([model.chart_encode(*part).value for part in parts])
+    z = torch.cat([model.chart_encode(*part).value for part in parts])
+    return torch.where(responsibilities.isnan().any(dim=1, keepdim=True), torch.nan, z)
 
 
 def _mean(model: VQFlow, x: Tensor, responsibilities: Tensor) -> Tensor:
@@ -53,4 +55,4 @@ def _mean(model: VQFlow, x: Tensor, responsibilities: Tensor) -> Tensor:
     z = z.reshape(len(x), charts, z.shape[1])
     weight = responsibilities[:, :, None]
     # f_k(x) may overflow in a chart far away, whose probability is 0
-    return torch.where(weight > 0, weight * z, 0.0).sum(dim=1)
+    return torch.where(weight == 0, 0.0, weight * z).sum(dim=1)

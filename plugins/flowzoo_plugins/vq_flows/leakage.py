@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flowzoo_plugins.vq_flows.mixture import VQFlow
 
 MAX_ROUNDS = 10_000
+FAR = 1e9  # an untrained flow may throw a draw so far that its squared distance overflows float32
 
 
 @torch.no_grad()
@@ -56,7 +57,8 @@ def leak_distance(model: VQFlow, z: Tensor, chart: Tensor) -> Tensor:
     ``leak_penalty`` adds to the loss: the paper's section 6, "explicitly discouraging the
     generation of samples outside U_k".
     """
-    distances = model.partitioner.distances(model.chart_decode(z, chart).value)
+    x = model.chart_decode(z, chart).value.clamp(-FAR, FAR)
+    distances = model.partitioner.distances(x)
     own = distances.gather(1, chart[:, None]).squeeze(1)
     bound = distances.sort(dim=1).values[:, model.overlap - 1]
     return (own - (1.0 + model.margin) * bound).clamp(min=0.0)

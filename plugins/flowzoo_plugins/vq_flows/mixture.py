@@ -318,6 +318,8 @@ class VQFlow(Mixture):
     def responsibilities(self, x: Tensor, *, evaluation: str | None = None) -> Tensor:
         """p(k | x), (N, K), under an evaluation; the default one when None.
 
+        For ``elbo`` the choice q(k | x). NaN for a row to which the evaluation gives density 0.
+
         Raises:
             ValueError: an unknown evaluation, or bad rows.
         """
