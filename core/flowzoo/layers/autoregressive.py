@@ -18,7 +18,7 @@ class MaskedAffineAutoregressive(BaseFlow):
     .. math:: z_i = (x_i - \mu_i(x_{<i}, c))\, e^{-\alpha_i(x_{<i}, c)}, \qquad
         \log|\det dz/dx| = -\sum_i \alpha_i
 
-    mu and alpha come from one MADE; alpha = bound * tanh(raw / bound), so each factor lies in
+    mu and -alpha come from one MADE; -alpha = bound * tanh(raw / bound), so each factor lies in
     (e^-bound, e^bound). The MADE ends in a zero layer: the layer starts as the identity. Cost:
     ``encode`` one pass of the MADE, ``decode`` D passes.
 
@@ -68,20 +68,21 @@ class MaskedAffineAutoregressive(BaseFlow):
         self.register_buffer("degrees", torch.tensor(list(order)))
 
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        mu, alpha = self._shift_and_scale(x, context)
-        return Step((x - mu) * (-alpha).exp(), -alpha.sum(dim=1))
+        mu, log_scale = self._shift_and_scale(x, context)
+        return Step((x - mu) * log_scale.exp(), log_scale.sum(dim=1))
 
     def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         x = torch.zeros_like(z)
-        alpha = x
+        log_scale = x
         for degree in range(1, self.features + 1):
             # Columns of lower degree are final, so those of this degree become so. Later ones stay
             # zero: what they would hold now could overflow, and 0 * inf in the masks is NaN.
-            mu, alpha = self._shift_and_scale(x, context)
-            x = torch.where(self.degrees <= degree, z * alpha.exp() + mu, torch.zeros_like(z))
-        return Step(x, -alpha.sum(dim=1))
+            mu, log_scale = self._shift_and_scale(x, context)
+            moved = z * (-log_scale).exp() + mu
+            x = torch.where(self.degrees <= degree, moved, torch.zeros_like(z))
+        return Step(x, log_scale.sum(dim=1))
 
     def _shift_and_scale(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """mu and alpha, (N, D) each."""
+        """mu and -alpha, (N, D) each."""
         mu, raw = torch.split(self.made(x, context), self.features, dim=1)
         return mu, bound_log_scale(raw, self.log_scale_bound)

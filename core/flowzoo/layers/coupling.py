@@ -79,7 +79,9 @@ class AffineCoupling(BaseFlow):
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         passing, moved = self._divide(x)
         log_scale, shift = self._scale_and_shift(passing, context)
-        return Step(self._join(passing, moved * log_scale.exp() + shift), log_scale.sum(dim=1))
+        return Step(
+            self._join(passing, torch.addcmul(shift, moved, log_scale.exp())), log_scale.sum(dim=1)
+        )
 
     def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         passing, moved = self._divide(z)

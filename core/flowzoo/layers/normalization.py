@@ -65,7 +65,9 @@ class InvertibleBatchNorm(BaseFlow):
             centred = x - self.running_mean
             var = self.running_var
         log_scale = self.log_gamma - 0.5 * (var + self.eps).log()
-        return Step(centred * log_scale.exp() + self.beta, log_scale.sum().expand(len(x)))
+        return Step(
+            torch.addcmul(self.beta, centred, log_scale.exp()), log_scale.sum().expand(len(x))
+        )
 
     def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         log_scale = self.log_gamma - 0.5 * (self.running_var + self.eps).log()

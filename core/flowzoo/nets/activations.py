@@ -19,11 +19,12 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_activation(name: str) -> nn.Module:
-    """The activation module called ``name``.
+    """The activation module called ``name``; ReLU overwrites its input, which must be a temporary.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}")
-    return _ACTIVATIONS[name]()
+    # in place: a packed hidden layer is megabytes
+    return nn.ReLU(inplace=True) if name == "relu" else _ACTIVATIONS[name]()

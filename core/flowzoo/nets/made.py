@@ -9,11 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowzoo.nets.activations import Activation, build_activation
+from flowzoo.nets.linear import Linear
 from flowzoo.validation import check_context, check_positive, check_rows
 
 
-class MaskedLinear(nn.Linear):
-    """Linear layer whose weight is multiplied by a fixed 0/1 ``mask`` (out, in), a buffer."""
+class MaskedLinear(Linear):
+    """Linear layer whose weight is multiplied by a fixed 0/1 ``mask`` (in, out), a buffer."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(*mask.shape)
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in) to (N, out)."""
+        return torch.addmm(self.bias, x, self.weight * self.mask)
+
+
+class MaskedOutput(nn.Linear):
+    """The same with weight and mask stored (out, in), the faster layout for few outputs."""
 
     mask: Tensor
 
@@ -78,9 +93,9 @@ class MADE(nn.Module):
         linears: list[nn.Module] = []
         for width in hidden:
             current = _hidden_degrees(check_positive("hidden", width), lowest, features - 1)
-            linears.append(MaskedLinear(current[:, None] >= previous[None, :]))
+            linears.append(MaskedLinear(previous[:, None] <= current[None, :]))
             previous = current
-        last = MaskedLinear(output_degrees.repeat(outputs)[:, None] > previous[None, :])
+        last = MaskedOutput(output_degrees.repeat(outputs)[:, None] > previous[None, :])
         if zero_last:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from flowzoo.nets.activations import Activation, build_activation
+from flowzoo.nets.linear import Linear
 from flowzoo.validation import check_positive
 
 
@@ -42,13 +44,12 @@ class MLP(nn.Module):
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
         widths = [in_features, *(check_positive("hidden", width) for width in hidden)]
-        self.linears = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths, [*widths[1:], out_features], strict=True)
-        )
-        self.activation = build_activation(activation)
+        last = nn.Linear(widths[-1], out_features)
         if zero_last:
-            for parameter in self.linears[-1].parameters():
+            for parameter in last.parameters():
                 nn.init.zeros_(parameter)
+        self.linears = nn.ModuleList([*(Linear(a, b) for a, b in pairwise(widths)), last])
+        self.activation = build_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output, (N, out_features)."""
