@@ -32,6 +32,8 @@ class PluginError(ValueError):
 class UnknownPluginError(PluginError):
     """No plugin, or no kind, has the name."""
 
+    exit_code = 2  # of the command: bad usage
+
 
 @dataclass(frozen=True)
 class Entry:

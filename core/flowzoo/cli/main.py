@@ -11,12 +11,12 @@ import typer
 from typer.main import get_command
 
 from flowzoo._version import __version__
-from flowzoo.catalogue import UnknownPluginError, entries
+from flowzoo.catalogue import entries
 from flowzoo.cli.info import info
 from flowzoo.cli.lazy import LazyCommand
 from flowzoo.cli.list import list_plugins
 
-OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILURE, INTERRUPTED = 0, 1, 130
 
 
 def _version(asked: bool) -> None:
@@ -50,8 +50,9 @@ def command() -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``flowzoo``; returns the exit code.
 
-    0: done; 1: failed; 2: bad usage; 130: interrupted. A failure of ours is one line on stderr;
-    ``FLOWZOO_TRACEBACK=1`` shows where it came from.
+    0: done; 1: failed; 2: bad usage; 130: interrupted. A failure of ours is one line on stderr, and
+    an error with an attribute ``exit_code`` chooses the code; ``FLOWZOO_TRACEBACK=1`` shows where
+    it came from.
     """
     try:
         command().main(args=None if arguments is None else list(arguments), prog_name="flowzoo")
@@ -64,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("FLOWZOO_TRACEBACK", "0") not in ("", "0"):
             raise
-        code = BAD_USAGE if isinstance(error, UnknownPluginError) else FAILURE
-        return _complain(str(error) or type(error).__name__, code)
+        return _complain(str(error) or type(error).__name__, getattr(error, "exit_code", FAILURE))
     return OK
 
 
