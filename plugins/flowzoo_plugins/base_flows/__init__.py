@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowzoo_plugins.base_flows.maf import MAF as MAF
+    from flowzoo_plugins.base_flows.nflows_adapter import NflowsMAF as NflowsMAF
+    from flowzoo_plugins.base_flows.nflows_adapter import NflowsNSF as NflowsNSF
+    from flowzoo_plugins.base_flows.nflows_adapter import NflowsRealNVP as NflowsRealNVP
+    from flowzoo_plugins.base_flows.nflows_adapter import NflowsTransform as NflowsTransform
+    from flowzoo_plugins.base_flows.normflows_adapter import NormflowsFlows as NormflowsFlows
+    from flowzoo_plugins.base_flows.normflows_adapter import NormflowsRealNVP as NormflowsRealNVP
     from flowzoo_plugins.base_flows.realnvp import RealNVP as RealNVP
 
 _HOMES = {
     "MAF": "maf",
+    "NflowsMAF": "nflows_adapter",
+    "NflowsNSF": "nflows_adapter",
+    "NflowsRealNVP": "nflows_adapter",
+    "NflowsTransform": "nflows_adapter",
+    "NormflowsFlows": "normflows_adapter",
+    "NormflowsRealNVP": "normflows_adapter",
     "RealNVP": "realnvp",
 }
-
-__all__ = ["MAF", "RealNVP"]
 
 
 def __getattr__(name: str) -> Any:
