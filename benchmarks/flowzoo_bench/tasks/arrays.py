@@ -121,7 +121,10 @@ class FileTask(Task):
 def _rows(name: str, value: ArrayLike | Tensor) -> Tensor:
     """``value`` as a float64 copy of shape (N, D), N and D at least 1."""
     try:
-        x = torch.as_tensor(np.array(value, dtype=np.float64))
+        if isinstance(value, Tensor):
+            x = value.detach().to("cpu", torch.float64, copy=True)
+        else:
+            x = torch.as_tensor(np.array(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected an array (N, D) of numbers, got {error}") from error
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
