@@ -106,7 +106,7 @@ class VQFlow(Mixture):
         frame_inflation: float = 1.6,
         frame_shrinkage: float = 0.0,
         leak_penalty: float = 0.0,
-        leak_samples: int = 4096,
+        leak_samples: int = 1024,
         training: Mapping[str, Any] | TrainingOptions | None = None,
     ) -> None:
         super().__init__(features)
