@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -165,7 +166,7 @@ def _settled(point: Found) -> Entry:
         for other in points()
         if (other.kind, other.name) == (point.kind, point.name)
         and other.distribution != point.distribution
-        and not disabled(other)
+        and (other.distribution == BUILT_IN or not disabled(other))
     )
     entry = _own(point)
     if not rivals or point.distribution == BUILT_IN:
@@ -186,20 +187,18 @@ def _own(point: Found) -> Entry:
     """The point's entry as if it stood alone; imports its spec."""
     try:
         module, _, attribute = point.value.partition("[")[0].strip().partition(":")
-        spec = resolve(module, attribute)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout may be carrying `list --json`
+            spec = resolve(module, attribute)
+        if not isinstance(spec, PluginSpec):
+            raise TypeError(f"expected a PluginSpec at {point.value!r}, got {type(spec).__name__}")
+        if (spec.kind, spec.name) != (point.kind, point.name):
+            raise ValueError(
+                f"the spec says {spec.kind} {spec.name!r}, "
+                f"its entry point in {GROUPS[point.kind]} says {point.kind} {point.name!r}"
+            )
+        state, why = state_of(spec)
     except (Exception, SystemExit) as error:  # a plugin that fails in any way stays its own problem
         return _bare(point, "broken", first_line(error))
-    if not isinstance(spec, PluginSpec):
-        got = f"TypeError: expected a PluginSpec at {point.value!r}, got {type(spec).__name__}"
-        return _bare(point, "broken", got)
-    if (spec.kind, spec.name) != (point.kind, point.name):
-        return _bare(
-            point,
-            "broken",
-            f"the spec says {spec.kind} {spec.name!r}, "
-            f"its entry point in {GROUPS[point.kind]} says {point.kind} {point.name!r}",
-        )
-    state, why = state_of(spec)
     return replace(_bare(point, state, why), spec=spec)
 
 
@@ -287,6 +286,9 @@ class Registration:
             before = before._before
         if before is not None:
             registered[self._key] = before
+
+    def __repr__(self) -> str:
+        return f"<{self.entry.kind} {self.entry.name!r}, registered until undo()>"
 
     def __enter__(self) -> Registration:
         return self

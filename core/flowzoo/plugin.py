@@ -48,6 +48,12 @@ class PluginSpec:
     expected_failed_checks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for field_name in ("name", "summary", "target", "api", "version"):
+            value = getattr(self, field_name)
+            if not isinstance(value, str):
+                raise ValueError(f"{field_name}: expected a string, got {value!r}")
+        if isinstance(self.requires, str) or not all(isinstance(r, str) for r in self.requires):
+            raise ValueError(f"requires: expected a tuple of strings, got {self.requires!r}")
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {KINDS}, got {self.kind!r}")
         if not self.name:

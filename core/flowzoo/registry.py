@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from flowzoo.catalogue import BUILT_IN, check_kind, disabled, points, registered, resolve, state_of
 from flowzoo.catalogue import Entry as Entry
 from flowzoo.catalogue import PluginError as PluginError
 from flowzoo.catalogue import Registration as Registration
 from flowzoo.catalogue import State as State
 from flowzoo.catalogue import UnknownPluginError as UnknownPluginError
-from flowzoo.catalogue import check_kind, disabled, points, registered, resolve, state_of
 from flowzoo.catalogue import entries as entries
 from flowzoo.catalogue import find as find
 from flowzoo.catalogue import problems as problems
@@ -86,7 +86,8 @@ def register(
     else:
         raise TypeError(f"plugin: expected a PluginSpec or a class, got {plugin!r}")
     for point in points():
-        if (point.kind, point.name) == (spec.kind, spec.name) and not disabled(point):
+        free = disabled(point) and point.distribution != BUILT_IN
+        if (point.kind, point.name) == (spec.kind, spec.name) and not free:
             raise PluginError(
                 f"{spec.kind} {spec.name!r} is installed by {point.distribution}; "
                 "register yours under another name"
@@ -199,7 +200,8 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
     try:
         return target(**checked)
     except (ValueError, TypeError) as error:
-        exact = type(error) if type(error) in (ValueError, TypeError) else ValueError
+        plain = (ValueError, TypeError, PluginError, UnknownPluginError)
+        exact = type(error) if type(error) in plain else ValueError
         raise exact(f"{owner}: {error}") from error
     except Exception as error:
         error.add_note(f"while building {owner}")

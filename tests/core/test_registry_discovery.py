@@ -311,10 +311,14 @@ def test_api_versions(site: Site, api: str, state: str) -> None:
         (["no-such-package-here", "numpy"], "missing-deps", "pip install no-such-package-here"),
         (["no-such-package-here; python_version < '3'"], "ready", ""),
         (["not a requirement!"], "broken", "no requirement"),
+        (["x; extra == 'a' and nonsense == 'b'"], "broken", "no requirement"),
+        ("numpy", "broken", "requires: expected a tuple of strings"),
+        ([3], "broken", "requires: expected a tuple of strings"),
     ],
 )
-def test_dependencies(site: Site, requires: list[str], state: str, error: str) -> None:
-    site.plugin("dist", extra=f"requires={tuple(requires)!r}")
+def test_dependencies(site: Site, requires: list[str] | str, state: str, error: str) -> None:
+    given = requires if isinstance(requires, str) else tuple(requires)
+    site.plugin("dist", extra=f"requires={given!r}")
     entry = tasks()["dist:thing"]
     assert entry.state == state and error in entry.error
 
@@ -354,6 +358,25 @@ def test_a_built_in_name_cannot_be_taken_over(site: Site) -> None:
     chosen = registry.find("task", "helix")
     assert (chosen.distribution, chosen.state) == ("flowzoo", "ready")
     assert registry.find("task", "intruder:helix").spec is not None
+
+
+def test_disabling_a_built_in_does_not_free_its_name(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.plugin("intruder", "helix")
+    monkeypatch.setenv("FLOWZOO_DISABLE", "flowzoo:helix")
+    assert tasks()["intruder:helix"].state == "conflict"
+    assert registry.find("task", "helix").state != "ready"
+
+
+def test_what_a_spec_prints_does_not_reach_stdout(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = site.plugin("loud", "one")
+    file = site.folder / f"{module}.py"
+    file.write_text("print('loud!')\n" + file.read_text())
+    assert tasks()["loud:one"].state == "ready"
+    assert capsys.readouterr().out == ""
 
 
 def test_disabled_plugins_are_listed_and_not_imported(
