@@ -61,7 +61,14 @@ def test_mean_score_of_test_rows_is_the_entropy(cls, options):
 
 class Circle(CurveTask):
     def _curves(self):
-        return (Curve(lambda t: torch.stack([t.sin(), t.cos(), 0 * t], dim=-1), -pi, pi),)
+        return (
+            Curve(
+                lambda t: torch.stack([t.sin(), t.cos(), 0 * t], dim=-1),
+                lambda t: torch.stack([t.cos(), -t.sin(), 0 * t], dim=-1),
+                -pi,
+                pi,
+            ),
+        )
 
 
 def test_circle_has_its_closed_form_entropy():

@@ -99,3 +99,16 @@ def test_degenerate_point_at_equal_distance_from_everything():
     got = TwistedEight().distance(centre)
     assert float(got[0]) == pytest.approx(1, abs=1e-12)
     assert TwistedEight().distance(centre[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [*(cls() for cls in ALL), BentLissajous(printed=True), DisjointCircles(fixed=True)],
+    ids=lambda task: type(task).__name__,
+)
+def test_velocities_are_the_derivatives_of_the_positions(task):
+    for curve in task.curves:
+        theta = torch.linspace(curve.start, curve.stop, 301, dtype=torch.float64)
+        step = 1e-5
+        slope = (curve.position(theta + step) - curve.position(theta - step)) / (2 * step)
+        torch.testing.assert_close(curve.velocity(theta), slope, rtol=0, atol=1e-8)

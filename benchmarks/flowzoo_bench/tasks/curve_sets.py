@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from math import log, pi
+from math import log
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from torch import Tensor, cos, sin
+from torch import Tensor
 
 from flowzoo.interfaces.measure import Evaluation
+from flowzoo_bench.tasks import curve_formulas
 from flowzoo_bench.tasks.curve_density import CurveDensity
 from flowzoo_bench.tasks.curves import Curve
 from flowzoo_bench.tasks.synthetic import SyntheticTask
@@ -104,116 +105,54 @@ class CurveTask(SyntheticTask):
             unit = (np.arange(count) + rng.random(count)) / max(count, 1)
             theta = torch.as_tensor(curve.start + (curve.stop - curve.start) * unit)
             noise = torch.as_tensor(self.noise * rng.standard_normal((count, 3)))
-            position, velocity = curve.velocity(theta)
-            tangent = torch.nn.functional.normalize(velocity, dim=1)
+            tangent = torch.nn.functional.normalize(curve.velocity(theta), dim=1)
             normal = noise - (noise * tangent).sum(dim=1, keepdim=True) * tangent
-            points.append(position + noise)
+            points.append(curve.position(theta) + noise)
             # control variate: two normal directions, so its mean is 2 / 2 - 1 = 0
             controls.append(normal.square().sum(dim=1) / (2 * self.noise**2) - 1)
         return self._log_prob(torch.cat(points)) + torch.cat(controls)
-
-
-def _helix(t: Tensor) -> Tensor:
-    return torch.stack([t, cos(t), sin(t)], dim=-1)
-
-
-def _lissajous(t: Tensor) -> Tensor:
-    return torch.stack([cos(t), 0 * t, sin(2 * t)], dim=-1)
-
-
-def _flat_circle(t: Tensor) -> Tensor:
-    return torch.stack([sin(t), cos(t), 0 * t], dim=-1)
-
-
-def _upright_circle_at_1(t: Tensor) -> Tensor:
-    return torch.stack([1 + sin(t), 0 * t, cos(t)], dim=-1)
-
-
-def _upright_circle_at_2(t: Tensor) -> Tensor:
-    return torch.stack([2 + sin(t), 0 * t, cos(t)], dim=-1)
-
-
-def _knotted(t: Tensor) -> Tensor:
-    return torch.stack([sin(t) + 2 * sin(2 * t), cos(t) - 2 * cos(2 * t), sin(3 * t)], dim=-1)
-
-
-def _non_knotted(t: Tensor) -> Tensor:
-    radius = 1 + cos(3 * t) / 2
-    return torch.stack([radius * cos(2 * t), radius * sin(2 * t), sin(t) / 2], dim=-1)
-
-
-def _bent_lissajous(t: Tensor) -> Tensor:
-    return torch.stack([sin(2 * t), cos(t), cos(2 * t)], dim=-1)
-
-
-def _bent_lissajous_printed(t: Tensor) -> Tensor:
-    return torch.stack([sin(2 * t), cos(2 * t), cos(2 * t)], dim=-1)
-
-
-def _segment(t: Tensor) -> Tensor:
-    return torch.stack([-1 + sin(t), -1 + sin(t), -1 + sin(t)], dim=-1)
-
-
-def _small_ellipse(t: Tensor) -> Tensor:
-    return torch.stack([-1 + sin(t), -1 + cos(t), -1 + cos(t)], dim=-1)
-
-
-def _large_ellipse(t: Tensor) -> Tensor:
-    return torch.stack([2 + sin(t), 1 + 2 * cos(t), 1 + 2 * cos(t)], dim=-1)
-
-
-def _axis_0(t: Tensor) -> Tensor:
-    return torch.stack([sin(t), 0 * t, 0 * t], dim=-1)
-
-
-def _axis_1(t: Tensor) -> Tensor:
-    return torch.stack([0 * t, sin(t), 0 * t], dim=-1)
-
-
-def _axis_2(t: Tensor) -> Tensor:
-    return torch.stack([0 * t, 0 * t, sin(t)], dim=-1)
 
 
 class Helix(CurveTask):
     """(theta, cos theta, sin theta), theta in [0, 8 pi]: four turns with two ends."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_helix, 0.0, 8 * pi),)
+        return (curve_formulas.HELIX,)
 
 
 class Lissajous(CurveTask):
     """(cos theta, 0, sin 2 theta): a planar figure that crosses itself once."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_lissajous, -pi, pi),)
+        return (curve_formulas.LISSAJOUS,)
 
 
 class TwistedEight(CurveTask):
     """(sin, cos, 0) and (2 + sin, 0, cos): two circles that touch."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_flat_circle, -pi, pi), Curve(_upright_circle_at_2, -pi, pi))
+        return (curve_formulas.FLAT_CIRCLE, curve_formulas.UPRIGHT_CIRCLE_AT_2)
 
 
 class Knotted(CurveTask):
     """(sin t + 2 sin 2t, cos t - 2 cos 2t, sin 3t): a trefoil knot."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_knotted, -pi, pi),)
+        return (curve_formulas.KNOTTED,)
 
 
 class InterlockedCircles(CurveTask):
     """(sin, cos, 0) and (1 + sin, 0, cos): two linked circles."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_flat_circle, -pi, pi), Curve(_upright_circle_at_1, -pi, pi))
+        return (curve_formulas.FLAT_CIRCLE, curve_formulas.UPRIGHT_CIRCLE_AT_1)
 
 
 class NonKnotted(CurveTask):
     """((1 + cos 3t / 2) cos 2t, (1 + cos 3t / 2) sin 2t, sin t / 2)."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_non_knotted, -pi, pi),)
+        return (curve_formulas.NON_KNOTTED,)
 
 
 class BentLissajous(CurveTask):
@@ -251,7 +190,9 @@ class BentLissajous(CurveTask):
         )
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_bent_lissajous_printed if self.printed else _bent_lissajous, -pi, pi),)
+        if self.printed:
+            return (curve_formulas.PRINTED_BENT_LISSAJOUS,)
+        return (curve_formulas.BENT_LISSAJOUS,)
 
 
 class DisjointCircles(CurveTask):
@@ -289,12 +230,12 @@ class DisjointCircles(CurveTask):
         )
 
     def _curves(self) -> tuple[Curve, ...]:
-        first = _small_ellipse if self.fixed else _segment
-        return (Curve(first, -pi, pi), Curve(_large_ellipse, -pi, pi))
+        first = curve_formulas.SMALL_ELLIPSE if self.fixed else curve_formulas.SEGMENT
+        return (first, curve_formulas.LARGE_ELLIPSE)
 
 
 class Star(CurveTask):
     """sin theta along each axis: three crossing segments, dense at their six tips."""
 
     def _curves(self) -> tuple[Curve, ...]:
-        return (Curve(_axis_0, -pi, pi), Curve(_axis_1, -pi, pi), Curve(_axis_2, -pi, pi))
+        return curve_formulas.AXES

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 _BISECTIONS = 48  # a bracket of 0.03 shrinks to 1e-16
 _CELL = 1 / 80  # grid step in theta; the curves' highest frequency is 5
@@ -20,28 +19,23 @@ class Curve:
     """theta in [start, stop] -> position in R^3.
 
     Attributes:
-        function: maps theta of any shape S to positions (*S, 3), elementwise and differentiable.
+        position: maps theta of any shape S to points (*S, 3), elementwise.
+        velocity: its derivative in theta, (*S, 3).
         start: smallest theta.
         stop: largest theta.
     """
 
-    function: Callable[[Tensor], Tensor]
+    position: Callable[[Tensor], Tensor]
+    velocity: Callable[[Tensor], Tensor]
     start: float
     stop: float
-
-    def position(self, theta: Tensor) -> Tensor:
-        """Points of the curve, (*S, 3)."""
-        return self.function(theta)
-
-    def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Position and its derivative in theta, each (*S, 3)."""
-        return _derivative(self.function, theta)
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
         """Largest speed |dx/dtheta| and largest acceleration |d²x/dtheta²| on a fine grid."""
         theta = torch.linspace(self.start, self.stop, 20001, dtype=torch.float64)
-        velocity, acceleration = _derivative(lambda t: self.velocity(t)[1], theta)
+        velocity = self.velocity(theta)
+        acceleration = velocity.diff(dim=0) / (theta[1] - theta[0])
         return float(_norm(velocity).max()), float(_norm(acceleration).max())
 
     @cached_property
@@ -50,7 +44,7 @@ class Curve:
         count = 20000
         step = (self.stop - self.start) / count
         theta = self.start + (torch.arange(count, dtype=torch.float64) + 0.5) * step
-        return float(_norm(self.velocity(theta)[1]).sum() * step)
+        return float(_norm(self.velocity(theta)).sum() * step)
 
     def distance(self, x: Tensor) -> Tensor:
         """Distance of each row of x (N, 3), float64, to the curve, (N,), exact to about 1e-12.
@@ -85,20 +79,13 @@ class Curve:
         point = x[row]
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            position, velocity = self.velocity(middle)
-            uphill = ((position - point) * velocity).sum(dim=1) > 0
+            uphill = ((self.position(middle) - point) * self.velocity(middle)).sum(dim=1) > 0
             low, high = torch.where(uphill, low, middle), torch.where(uphill, middle, high)
         refined = _norm(self.position((low + high) / 2) - point)
         # bracket ends cover curves that stop, where the derivative need not vanish
         refined = torch.minimum(refined, _norm(self.position(low) - point))
         refined = torch.minimum(refined, _norm(self.position(high) - point))
         return nearest[:, 0].scatter_reduce(0, row, refined, "amin")
-
-
-def _derivative(function: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative in theta of an elementwise function, by forward differentiation."""
-    result: tuple[Tensor, Tensor] = jvp(function, (theta,), (torch.ones_like(theta),))  # type: ignore[assignment]
-    return result
 
 
 def _norm(vectors: Tensor) -> Tensor:
