@@ -79,7 +79,7 @@ def held_out_scores(
         square.masked_fill_(fold[part, None] == fold, torch.inf)
         nearest = square.amin(dim=1)
         square -= nearest[:, None]
-        for start in (0, 1):
+        for start in range(min(2, len(bandwidths))):
             # h shrinks by sqrt(2) every second step, so the kernel is the square of the one before:
             # one exponential serves half of the grid. Rounding doubles each time, to 1e-8 at most.
             kernel = torch.exp(square * (-0.5 / bandwidths[start] ** 2))

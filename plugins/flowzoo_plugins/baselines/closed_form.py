@@ -92,9 +92,10 @@ def normal_log_prob(x: Tensor, means: Tensor, scale_trils: Tensor) -> Tensor:
 
 
 def mean_variance(x: Tensor) -> float:
-    """Mean over columns of the variance of x (N, D); 1 where all rows are equal."""
+    """Mean over columns of the variance of x (N, D), float64; 1 where all rows are equal."""
     variance = float(x.var(dim=0, correction=0).mean())
-    return variance if variance > 0 else 1.0
+    rounding = (1e-14 * float(x.abs().max())) ** 2  # what the variance of equal rows may come to
+    return variance if variance > rounding else 1.0
 
 
 def randn(like: Tensor, *shape: int, generator: torch.Generator | None) -> Tensor:

@@ -120,6 +120,8 @@ class GaussianMixture(ClosedForm):
         best, best_score, failure = None, -float("inf"), None
         worse = 0  # candidates since the best one
         rows = ((x - centre) / scale).numpy()
+        if len(rows) == 1:
+            rows = rows.repeat(2, axis=0)  # scikit-learn wants two; a copy does not change the fit
         valid = (valid - centre.numpy()) / scale
         with warnings.catch_warnings():
             # an unfinished fit, or one on repeated points, is judged by its validation score

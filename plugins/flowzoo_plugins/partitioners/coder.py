@@ -70,6 +70,10 @@ class Coder(nn.Module):
         self.norms = nn.ModuleList(BatchNorm(width) for width in widths[1:])
         self.negative_slope = negative_slope
 
+    def start_at(self, offset: Tensor) -> None:
+        """Set the last layer's bias, (out,)."""
+        self.linears[-1].bias.copy_(offset)  # type: ignore[operator]
+
     def forward(self, x: Tensor, momentum: float | None = None) -> Tensor:
         """The network's output; ``momentum`` as in ``BatchNorm``."""
         *first, last = self.linears

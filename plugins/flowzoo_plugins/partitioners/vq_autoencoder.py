@@ -39,8 +39,9 @@ class VQAutoencoder(CodePartitioner):
 
     The reconstruction's gradient passes straight through the quantisation to the encoder. Each net
     has hidden layers of linear, batch-norm and LeakyReLU. Outside the training loss the running
-    statistics are used, whatever the module's mode, so rows are independent. The state kept is the
-    one with the lowest validation reconstruction error, the objective of Sidheekh et al.
+    statistics are used, whatever the module's mode, so rows are independent. Training starts from
+    batch-norm statistics, codes and a decoder offset (the mean row) set by the data. The state kept
+    is the one with the lowest validation reconstruction error, the objective of Sidheekh et al.
 
     Source: van den Oord et al. (2017), eq. 3; Sidheekh et al. (2022), section 4.2.1 and supplement
     section 3 (sizes and training; the paper does not give the loss).
@@ -153,7 +154,7 @@ class VQAutoencoder(CodePartitioner):
 
     @torch.no_grad()
     def _prepare(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        """Set the batch-norm statistics and the codes from the untrained nets."""
+        """Set batch-norm statistics, codes and the decoder's offset by the data."""
         check_finite("x_train", check_rows("x_train", x_train, self.features, self.codes))
         x = _some_rows(x_train, _CALIBRATION_ROWS, generator)
         encoded = self.encoder(x, 1.0)
@@ -173,6 +174,8 @@ class VQAutoencoder(CodePartitioner):
             uniform = torch.rand(self.codes.shape, generator=generator, device=device)
             self.codes.copy_((2 * uniform - 1) / self.num_charts)
         self.decoder(self._quantize(encoded), 1.0)
+        # at 1e-4 a step, an offset of the data would take most of the training to learn
+        self.decoder.start_at(x_train.mean(dim=0))
 
     @torch.no_grad()
     def _after_epoch(self, x_train: Tensor, generator: torch.Generator) -> None:
