@@ -11,19 +11,21 @@ from typing import Annotated
 import torch
 import typer
 
+from flowzoo_bench.allocator import keep_freed_memory
 from flowzoo_bench.speed.architecture import ARCHITECTURES, Architecture
 from flowzoo_bench.speed.contenders import contenders
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Timed rounds of all contenders.")] = 7,
-    seconds: Annotated[float, typer.Option(help="About how long a contender runs a round.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="About how long each runs a round.")] = 1.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder for speed.json and speed.md.")] = None,
 ) -> None:
-    """Time training steps of the same nets in every library, interleaved so that noise is shared."""
+    """Time training steps of the same nets in every library, in interleaved rounds."""
     if rounds < 1 or not seconds > 0:
         raise typer.BadParameter(f"expected rounds >= 1 and seconds > 0, got {rounds}, {seconds}")
+    keep_freed_memory()
     target = torch.device(device)
     hardware = torch.cuda.get_device_name(target) if target.type == "cuda" else platform.machine()
     header = (
