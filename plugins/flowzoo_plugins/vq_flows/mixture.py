@@ -192,7 +192,7 @@ class VQFlow(Mixture):
             *partition,
             Stage(name="charts", groups=(), prepare=self._prepare_charts),
             self.training_options.stage(
-                "maximum likelihood",
+                "maximum-likelihood",
                 self._loss,
                 groups=groups,
                 noise_features=latent + (self.objective == "sampled"),
