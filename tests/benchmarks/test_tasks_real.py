@@ -69,7 +69,7 @@ def test_airports_lie_near_the_sphere_where_airports_are():
     assert np.linalg.norm(places - paris, axis=1).min() < 1e-3
     radius = torch.cat(Airports(noise=0.02).splits(0)).norm(dim=1)
     assert float((radius - 1).std()) == pytest.approx(0.02, rel=0.03)
-    assert Airports.standardize is False
+    assert Airports.standardize is True
 
 
 def test_airports_refuse_more_rows_than_there_are_and_no_noise():

@@ -16,7 +16,7 @@ class Airports(Task):
     ``(cos lat cos lon, cos lat sin lon, sin lat)`` from the ``airportsdata`` package. Exact copies
     of a position are dropped, for a repeated point has unbounded likelihood; each airport is used
     at most once. The noise makes the density an ordinary one on R^3; the truth is unknown.
-    Raw coordinates.
+    Models see them standardised, as all real data.
 
     Args:
         noise: standard deviation of the noise, positive.
@@ -27,6 +27,8 @@ class Airports(Task):
     Raises:
         ValueError: a count is not a positive integer, or the noise is not positive.
     """
+
+    standardize = True
 
     def __init__(
         self,
