@@ -122,8 +122,12 @@ class StageRun:
             position.seconds += time.perf_counter() - began
             between_steps()
         began = time.perf_counter()
-        self._end_epoch(edges[position.batch])
+        stopping = self._end_epoch(edges[position.batch])
         position.seconds += time.perf_counter() - began
+        for slot, diverged in stopping:  # callers measure members here: not training time
+            self._stop(slot, diverged)
+        if self.running and 2 * len(self.running) <= len(self.slots):
+            self._compact()
 
     def _step(self, chosen: Tensor) -> None:
         slots = torch.arange(len(self.slots), device=self._device)[:, None]
@@ -176,7 +180,8 @@ class StageRun:
 
     # -- end of an epoch -----------------------------------------------------------------------
 
-    def _end_epoch(self, rows_seen: int) -> None:
+    def _end_epoch(self, rows_seen: int) -> list[tuple[int, str | None]]:
+        """Validate and keep what is best; the slots that stop now, each with why it diverged."""
         position = self.progress
         position.epoch += 1
         position.batch = 0
@@ -209,18 +214,19 @@ class StageRun:
             for name, best in self._best.items():
                 best.index_copy_(0, index, candidate[name].index_select(0, index))
         patience = self.stage.patience
+        stopping: list[tuple[int, str | None]] = []
         for slot, member in enumerate(self.slots):
             if member not in self.running:
                 continue
             stale = patience is not None and self._stale[member] >= patience
             if not math.isfinite(train[slot]):
-                self._stop(slot, f"non-finite training loss in epoch {position.epoch}")
+                reason = f"non-finite training loss in epoch {position.epoch}"
+                stopping.append((slot, reason))
             elif over and not math.isfinite(self.results[member].best_valid):
-                self._stop(slot, "the validation objective was never finite")
+                stopping.append((slot, "the validation objective was never finite"))
             elif over or stale:
-                self._stop(slot, None)
-        if self.running and 2 * len(self.running) <= len(self.slots):
-            self._compact()
+                stopping.append((slot, None))
+        return stopping
 
     def _after_epoch(self) -> None:
         """Let each member's model change its own state between epochs (dead-code restart)."""
