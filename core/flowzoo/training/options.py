@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from flowzoo.interfaces.stage import Loss, ParameterGroup, Stage
+from flowzoo.options import check_options
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,28 @@ class TrainingOptions:
     averaging: float | None = None
 
     @classmethod
-    def of(cls, options: TrainingOptions | Mapping[str, Any] | None) -> TrainingOptions:
-        """Options from a mapping; naming ``steps`` drops the default ``epochs``.
+    def of(
+        cls,
+        options: TrainingOptions | Mapping[str, Any] | None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> TrainingOptions:
+        """Options from a mapping, over a method's own ``defaults``.
+
+        Naming ``steps`` drops the default ``epochs``. ``patience = 0`` means never to stop early,
+        for TOML, which has no null.
 
         Raises:
-            ValueError: an unknown key, named with the nearest known one.
+            ValueError: an unknown key, named with the nearest known one, or a wrong type.
         """
         if isinstance(options, TrainingOptions):
             return options
-        given: dict[str, Any] = dict(options or {})
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"training: unknown option {key!r}, expected one of {known}{hint}")
-        if given.get("steps") is not None:
-            given.setdefault("epochs", None)
-        return cls(**given)
+        given = check_options(cls, options or {}, "training")
+        merged = {**(defaults or {}), **given}
+        if given.get("steps") is not None and "epochs" not in given:
+            merged["epochs"] = None
+        if merged.get("patience") == 0:
+            merged["patience"] = None
+        return cls(**merged)
 
     def stage(
         self, name: str, loss: Loss, *, groups: tuple[str, ...] = ("",), **extra: Any

@@ -70,7 +70,7 @@ class GlobalFlow(Mixture):
                 f"{self.prior.features}, context_features={self.prior.context_features}"
             )
         self.support_map = self.prior.support_map()
-        self.training_options = _training_options(training)
+        self.training_options = TrainingOptions.of(training, _TRAINING)
 
     def embed(self, x: Tensor) -> Tensor:
         """z = f(x), (N, D).
@@ -144,12 +144,3 @@ class GlobalFlow(Mixture):
         z, squash = self.support_map.decode(z)
         x, log_abs_det = self.base_flow.decode(z)
         return x, log_abs_det + squash
-
-
-def _training_options(training: Mapping[str, Any] | TrainingOptions | None) -> TrainingOptions:
-    """The paper's training with the caller's changes."""
-    if isinstance(training, TrainingOptions):
-        return training
-    given = dict(training or {})
-    epochs = {"epochs": None} if given.get("steps") is not None else {}
-    return TrainingOptions.of({**_TRAINING, **epochs, **given})

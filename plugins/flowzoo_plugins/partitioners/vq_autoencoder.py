@@ -92,7 +92,7 @@ class VQAutoencoder(CodePartitioner):
         self.commitment = commitment
         self.init = init
         self.restart_dead = restart_dead
-        self.training_options = _training_options(training)
+        self.training_options = TrainingOptions.of(training, _TRAINING)
         self.encoder = Coder(features, latent, hidden, negative_slope)
         self.decoder = Coder(latent, features, tuple(hidden)[::-1], negative_slope)
         self.codes = nn.Parameter(torch.empty(num_charts, latent))
@@ -195,15 +195,6 @@ class VQAutoencoder(CodePartitioner):
             # the rows were drawn in random order; fewer rows than dead codes repeat
             rows = torch.arange(len(dead), device=x.device) % len(x)
             self.codes[dead] = encoded[rows]
-
-
-def _training_options(training: Mapping[str, Any] | TrainingOptions | None) -> TrainingOptions:
-    """The paper's training with the caller's changes."""
-    if isinstance(training, TrainingOptions):
-        return training
-    given = dict(training or {})
-    epochs = {"epochs": None} if given.get("steps") is not None else {}
-    return TrainingOptions.of({**_TRAINING, **epochs, **given})
 
 
 def _mean_square(difference: Tensor) -> Tensor:

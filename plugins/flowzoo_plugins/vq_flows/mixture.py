@@ -73,7 +73,7 @@ class VQFlow(Mixture):
         frame_shrinkage: share of the mean variance mixed into the frames' covariance.
         leak_penalty: weight of the distance by which g_k(z) leaves chart k, in the training loss.
         leak_samples: draws for each chart behind Z_k.
-        training: optimiser and budget of the maximum-likelihood stage; None is the paper's
+        training: changes to the paper's optimiser and budget of the maximum-likelihood stage
             (``PAPER_TRAINING``).
 
     Raises:
@@ -147,7 +147,7 @@ class VQFlow(Mixture):
         )
         self.weights = ChartWeights(self.num_charts, weights)
         self.register_buffer("inside", torch.full((self.num_charts,), NOT_COMPUTED))
-        self.training_options = TrainingOptions.of(PAPER_TRAINING if training is None else training)
+        self.training_options = TrainingOptions.of(training, PAPER_TRAINING)
 
         latent = self.flow.latent_features
         measure = LEBESGUE if latent == features else Measure("surface", dim=latent)

@@ -31,6 +31,7 @@ FRAMED: Mapping[str, Any] = {
         "batch_size": 256,
         "schedule": "cosine",
         "averaging": 0.995,
+        "patience": 0,
     },
 }
 """VQ-Flows with chart frames, our addition: ``VQFlow(features=3, **FRAMED)``."""

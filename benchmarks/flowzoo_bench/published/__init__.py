@@ -1,0 +1,1 @@
+"""Numbers papers report, and our tables beside them: ``python -m flowzoo_bench.published DIR``."""
