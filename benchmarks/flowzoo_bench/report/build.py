@@ -1,0 +1,30 @@
+"""Writes every derived file of a benchmark folder; all of them may be deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowzoo_bench.report.load import Results, load_results
+from flowzoo_bench.report.markdown import markdown
+from flowzoo_bench.report.table import PairedRow, TableRow, paired, table, to_csv
+
+
+def write_report(out: Path, *, figures: bool = True) -> Results:
+    """``table.csv``, ``paired.csv``, ``table.md`` and ``figures/`` from the records in ``out``.
+
+    Raises:
+        ValueError: ``out`` holds no records folder.
+        OSError: ``out`` cannot be written.
+    """
+    from flowzoo.training.checkpoint import write_atomically
+
+    results = load_results(out)
+    rows = table(results)
+    write_atomically(out / "table.csv", to_csv(rows, TableRow).encode())
+    write_atomically(out / "paired.csv", to_csv(paired(results), PairedRow).encode())
+    write_atomically(out / "table.md", markdown(results, rows).encode())
+    if figures:
+        from flowzoo_bench.report.figures import draw_figures
+
+        draw_figures(results)
+    return results

@@ -1,0 +1,259 @@
+"""PNG figures from the arrays beside the records; matplotlib without its global state."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowzoo_bench.records import ARRAYS, Record
+from flowzoo_bench.report.load import Results, Run, files_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+_DPI, _COLUMNS, _POINTS = 100, 4, 2500
+
+
+def draw_figures(results: Results) -> list[Path]:
+    """Samples, charts, layers and learning curves of each task; returns the files written."""
+    folder = results.out / "figures"
+    written: list[Path] = []
+    for task in results.tasks:
+        arrays: dict[str, Mapping[str, Array]] = {}
+        record: Record | None = None
+        for method in results.methods:
+            run = _first_ok(results.of(task, method))
+            if run is None:
+                continue
+            held = _arrays(files_of(results.out, run) / ARRAYS)
+            if held is not None:
+                arrays[method] = held
+                record = record or run.record
+        slug = _slug(task)
+        if arrays and record is not None:
+            written += _data_figures(folder, slug, task, arrays, record)
+        curves = _curves(results, task)
+        if curves is not None:
+            written.append(_write(folder / f"{slug}-curves.png", curves))
+    return written
+
+
+def _data_figures(
+    folder: Path, slug: str, task: str, arrays: Mapping[str, Mapping[str, Array]], record: Record
+) -> list[Path]:
+    view = _View(next(iter(arrays.values()))["data"], record)
+    data = next(iter(arrays.values()))["data"]
+    panels: list[tuple[str, Array, Array | None]] = [("held-out data", data, None)]
+    panels += [(method, held["samples"], None) for method, held in arrays.items()]
+    written = [_write(folder / f"{slug}-samples.png", _grid(f"{task}: samples", panels, view))]
+    charts = [
+        (f"{method}: {what}", held[name], held[chart])
+        for method, held in arrays.items()
+        for what, name, chart in (
+            ("data", "data", "data_charts"),
+            ("samples", "samples", "sample_charts"),
+        )
+        if chart in held
+    ]
+    if charts:
+        figure = _grid(f"{task}: charts in colour", charts, view.as_points())
+        written.append(_write(folder / f"{slug}-charts.png", figure))
+    for method, held in arrays.items():
+        layers = sorted(name for name in held if name.startswith("layers/"))
+        if layers:
+            colours = held.get("data_charts")
+            if colours is None:  # follow points by where they began
+                colours = np.argsort(np.argsort(held["layers/00"][:, 0])) * 10 // len(data)
+            steps = [
+                ("data" if index == 0 else f"after layer {index}", held[name], colours)
+                for index, name in enumerate(layers)
+            ]
+            figure = _grid(f"{task}: {method}, layer by layer", steps, _View(held[layers[0]], None))
+            written.append(_write(folder / f"{slug}-layers-{_slug(method)}.png", figure))
+    return written
+
+
+class _View:
+    """How rows become a picture: 3-D points, 2-D points, principal components, or images."""
+
+    def __init__(self, data: Array, record: Record | None) -> None:
+        self.width = data.shape[1]
+        side = isqrt(self.width)
+        pixels = record is not None and record.data is not None and record.data.bin_width
+        self.images = bool(pixels) and side * side == self.width and side >= 4
+        finite = data[np.isfinite(data).all(axis=1)]
+        self.centre = finite.mean(axis=0) if len(finite) else np.zeros(self.width)
+        self.axes: Array | None = None
+        if self.width > 3 and len(finite) > 1:
+            spread = finite.std(axis=0)
+            self.scale = np.where(spread > 0, spread, 1.0)
+            self.axes = np.linalg.svd((finite - self.centre) / self.scale, full_matrices=False)[2][
+                :2
+            ]
+        self.data = finite
+
+    def as_points(self) -> _View:
+        """The same view without images."""
+        other = _View(self.data, None)
+        return other
+
+    @property
+    def projection(self) -> str | None:
+        """Matplotlib's name for the axes."""
+        return "3d" if self.width == 3 else None
+
+    def place(self, x: Array) -> Array:
+        """Rows as 1, 2 or 3 coordinates."""
+        if self.axes is not None:
+            return np.asarray(((x - self.centre) / self.scale) @ self.axes.T)
+        return x if x.shape[1] > 1 else np.concatenate([x, np.zeros_like(x)], axis=1)
+
+    def limits(self) -> list[tuple[float, float]]:
+        """Box of the data, a little wider: stray samples fall outside instead of shrinking it."""
+        if not len(self.data):
+            return []
+        placed = self.place(self.data)
+        low, high = placed.min(axis=0), placed.max(axis=0)
+        margin = 0.15 * np.maximum(high - low, 1e-3)
+        return [(float(a), float(b)) for a, b in zip(low - margin, high + margin, strict=True)]
+
+
+def _grid(title: str, panels: Sequence[tuple[str, Array, Array | None]], view: _View) -> Any:
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(panels))
+    rows = ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows + 0.5), dpi=_DPI)
+    figure.suptitle(title)
+    for index, (name, x, colours) in enumerate(panels):
+        if view.images:
+            axes = figure.add_subplot(rows, columns, index + 1)
+            _image_panel(axes, x)
+        else:
+            axes = figure.add_subplot(rows, columns, index + 1, projection=view.projection)
+            _point_panel(axes, x, colours, view, own_box=name.startswith("after layer"))
+        axes.set_title(name, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _image_panel(axes: Any, x: Array, side_count: int = 6) -> None:
+    side = isqrt(x.shape[1])
+    rows = x[: side_count**2]
+    rows = np.where(np.isfinite(rows), rows, 0.0)
+    sheet = np.zeros((side_count**2, side, side))
+    sheet[: len(rows)] = rows.reshape(-1, side, side)
+    sheet = sheet.reshape(side_count, side_count, side, side).transpose(0, 2, 1, 3)
+    low, high = np.quantile(rows, [0.01, 0.99]) if len(rows) else (0.0, 1.0)
+    axes.imshow(
+        sheet.reshape(side_count * side, side_count * side), cmap="gray", vmin=low, vmax=high
+    )
+    axes.set_axis_off()
+
+
+def _point_panel(axes: Any, x: Array, colours: Array | None, view: _View, *, own_box: bool) -> None:
+    keep = np.isfinite(x).all(axis=1)
+    points = view.place(x[keep])[:_POINTS]
+    shown = "tab:blue" if colours is None else colours[keep][:_POINTS] % 20
+    given = {} if colours is None else {"cmap": "tab20", "vmin": 0, "vmax": 19}
+    limits = [] if own_box else view.limits()
+    if limits:  # points outside the box would be drawn outside 3-D axes
+        inside = np.all(
+            [
+                (low <= points[:, i]) & (points[:, i] <= high)
+                for i, (low, high) in enumerate(limits)
+            ],
+            axis=0,
+        )
+        points = points[inside]
+        if colours is not None:
+            shown = np.asarray(shown)[inside]
+        missing = 1.0 - inside.mean() if len(inside) else 0.0
+        if missing > 0:
+            note = f"{missing:.1%} outside"
+            place: Callable[..., Any] = getattr(axes, "text2D", axes.text)
+            place(0.02, 0.02, note, transform=axes.transAxes, fontsize=6)
+        for setter, limit in zip(("set_xlim", "set_ylim", "set_zlim"), limits, strict=False):
+            getattr(axes, setter)(*limit)
+    if len(points):
+        axes.scatter(*points.T, s=1.0, c=shown, linewidths=0, **given)
+    axes.tick_params(labelsize=5)
+
+
+def _curves(results: Results, task: str) -> Any | None:
+    """Validation objective by epoch, a panel a stage name; thin lines are replicates."""
+    from matplotlib.figure import Figure
+
+    stages: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
+    for method in results.methods:
+        for run in results.of(task, method):
+            for curve in run.record.curves if run.record else ():
+                points = [(p.epoch, p.valid) for p in curve.points if p.valid is not None]
+                if points:
+                    by_method = stages.setdefault(curve.stage, {})
+                    by_method.setdefault(method, []).append(points)
+    if not stages:
+        return None
+    figure = Figure(figsize=(5.5 * len(stages), 4.0), dpi=_DPI)
+    figure.suptitle(f"{task}: validation objective (training coordinates)")
+    for index, (stage, by_method) in enumerate(stages.items()):
+        axes = figure.add_subplot(1, len(stages), index + 1)
+        values = []
+        for number, (method, lines) in enumerate(by_method.items()):
+            for replicate, points in enumerate(lines):
+                epochs, valid = zip(*points, strict=True)
+                values += list(valid)
+                axes.plot(
+                    epochs,
+                    valid,
+                    color=f"C{number % 10}",
+                    linestyle=("-", "--", ":")[number // 10 % 3],
+                    linewidth=0.8,
+                    label=method if replicate == 0 else None,
+                )
+        low, high = np.quantile(values, [0.0, 0.98])
+        pad = 0.05 * max(high - low, 1e-6)
+        axes.set_ylim(low - pad, high + pad)
+        axes.set_title(stage, fontsize=9)
+        axes.set_xlabel("epoch")
+        axes.legend(fontsize=6)
+    figure.tight_layout()
+    return figure
+
+
+def _first_ok(runs: Iterable[Run]) -> Run | None:
+    return next((run for run in runs if run.status == "ok"), None)
+
+
+def _arrays(path: Path) -> Mapping[str, Array] | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        held: dict[str, Array] = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    return held if {"data", "samples"} <= held.keys() else None
+
+
+def _write(path: Path, figure: Any) -> Path:
+    from flowzoo.training.checkpoint import write_atomically
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")  # a bare Figure brings its own Agg canvas
+    write_atomically(path, picture.getvalue())
+    return path
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "x"

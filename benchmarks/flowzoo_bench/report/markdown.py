@@ -1,0 +1,168 @@
+"""``table.md``: failures first, then one table a task and measure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from flowzoo_bench.report.load import Results
+from flowzoo_bench.report.table import HEADLINE, ORACLE, REAL, TableRow, too_good
+
+_LEGEND = (
+    "± is the half width of a 95 % t-interval over replicates. ≥ marks lower bounds, ~ estimates; "
+    "numbers without a mark are exact. The oracle is the true density on the same test points: the "
+    "row to beat. `_amortised` and `_of_pack` columns are shared by runs trained as one program; "
+    "compare times and memory between solo runs only (pack_size = 1)."
+)
+
+
+def markdown(results: Results, rows: Sequence[TableRow]) -> str:
+    """The whole page."""
+    lines = [f"# {results.out.resolve().name}", ""]
+    counts = Counter(run.status for run in results.runs)
+    lines += [
+        f"{len(results.runs)} runs: "
+        + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        + ".",
+        "",
+    ]
+    lines += _failures(results)
+    bugs = too_good(results)
+    if bugs:
+        lines += ["## Too good to be true", "", *(f"- **{line}**" for line in bugs), ""]
+    lines += [_LEGEND, ""]
+    for task in results.tasks:
+        lines += _task(task, [row for row in rows if row.task == task])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _failures(results: Results) -> list[str]:
+    """Every run that is not ok, before any number."""
+    failed = [run for run in results.runs if run.status not in ("ok", "pending")]
+    if not failed and not results.problems:
+        return []
+    body = [
+        [
+            run.spec.task_label,
+            run.spec.method_label,
+            str(run.spec.replicate),
+            run.status,
+            (run.record.reason if run.record else run.problem),
+            (run.record.log if run.record else ""),
+        ]
+        for run in failed
+    ]
+    lines = ["## Failures", ""]
+    if body:
+        lines += _table(["task", "method", "replicate", "status", "reason", "log"], body)
+    lines += [f"- {problem}" for problem in results.problems]
+    return [*lines, ""]
+
+
+def _task(task: str, rows: Sequence[TableRow]) -> list[str]:
+    lines = [f"## {task}", ""]
+    headline = [row for row in rows if row.metric == HEADLINE]
+    measures = list(dict.fromkeys(row.measure for row in headline if row.mean is not None))
+    names = list(dict.fromkeys(row.method for row in rows if row.method not in (ORACLE, REAL)))
+    ranked: list[str] = []
+    for measure in measures:
+        group = [row for row in headline if row.measure == measure and row.mean is not None]
+        group.sort(key=lambda row: (row.method != ORACLE, -(row.mean or 0.0)))
+        if len(measures) > 1:
+            lines += [f"Densities against {measure}:", ""]
+        lines += _ranked(group, rows)
+        ranked += [row.method for row in group]
+    rest = [name for name in names if name not in ranked]
+    if rest:
+        lines += _ranked(
+            [TableRow(task, name, HEADLINE, None, None, 0, 0, 0) for name in rest], rows
+        )
+    return lines + _other_evaluations(rows)
+
+
+def _ranked(group: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
+    """Methods of one measure, best first, with everything else that was measured."""
+    chosen = {row.method for row in group}
+    others = list(
+        dict.fromkeys(
+            row.metric
+            for row in rows
+            if row.method in chosen
+            and not row.metric.startswith((HEADLINE, "gap_to_oracle"))
+            and "[" not in row.metric
+        )
+    )
+    cells = {(row.method, row.metric): row for row in rows}
+    used = [name for name in others if not _always_zero(name, chosen, cells)]
+    body = []
+    reference = {name: cells[REAL, name] for name in used if (REAL, name) in cells}
+    if reference:
+        body.append([f"*{REAL}*", "", "", "", *(_number(reference.get(name)) for name in used)])
+    for row in group:
+        body.append(
+            [
+                f"**{row.method}**" if row.method == ORACLE else row.method,
+                _number(row),
+                "" if row.gap is None or row.method == ORACLE else f"{row.gap:.3f}",
+                "" if row.method == ORACLE else _runs(row.method, rows),
+                *(_number(cells.get((row.method, name))) for name in used),
+            ]
+        )
+    body.sort(key=lambda line: (line[0] != f"**{ORACLE}**", line[0] != f"*{REAL}*"))
+    return [*_table(["method", HEADLINE, "gap to oracle", "ok/failed", *used], body), ""]
+
+
+def _always_zero(name: str, methods: Iterable[str], cells: dict[tuple[str, str], TableRow]) -> bool:
+    """Whether a column counts something that never happened."""
+    found = [cells[method, name] for method in methods if (method, name) in cells]
+    return name.endswith("non_finite_rows") and all(row.mean == 0.0 for row in found)
+
+
+def _runs(method: str, rows: Sequence[TableRow]) -> str:
+    for row in rows:
+        if row.method == method:
+            return f"{row.ok}/{row.failed}"
+    return ""
+
+
+def _other_evaluations(rows: Sequence[TableRow]) -> list[str]:
+    """Log-likelihoods by the evaluations that are not the default."""
+    found = [row for row in rows if row.metric.startswith(f"{HEADLINE}[")]
+    if not found:
+        return []
+    body = [
+        [
+            row.method,
+            row.metric.removeprefix(HEADLINE).strip("[]"),
+            _number(row),
+            "" if row.gap is None else f"{row.gap:.3f}",
+            row.likelihood or "",
+            row.measure or "",
+        ]
+        for row in found
+    ]
+    head = ["method", "evaluation", HEADLINE, "gap to oracle", "likelihood", "measure"]
+    return ["Other evaluations:", "", *_table(head, body), ""]
+
+
+def _number(row: TableRow | None) -> str:
+    if row is None or row.mean is None:
+        return ""
+    kind = row.likelihood or ""
+    mark = "≥ " if kind == "lower_bound" else "~ " if kind.startswith("estimate") else ""
+    text = f"{mark}{_short(row.mean)}"
+    return text if row.ci95 is None else f"{text} ± {_short(row.ci95)}"
+
+
+def _short(value: float) -> str:
+    if value == int(value) and abs(value) < 1e9:
+        return str(int(value))
+    return f"{value:.3f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        clean = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
+        return "| " + " | ".join(clean) + " |"
+
+    return [line(head), "|" + " --- |" * len(head), *(line(cells) for cells in body)]
