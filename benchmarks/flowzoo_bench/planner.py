@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -130,7 +129,7 @@ class Planner:
                 own = options.get("training", {})
                 if not isinstance(own, Mapping):
                     raise ValueError(f"training: expected a table, got {own!r}")
-                options["training"] = {**self.experiment.training, **own}
+                options["training"] = _merged(self.experiment.training, own)
             part = Part(name=entry.mixture, options=options, version=version)
             parts, missing = _nested(options, {n: o.default for n, o in known.items()})
             return part, parts, missing
@@ -184,6 +183,13 @@ def _version(kind: str, name: str, where: str) -> str:
         return entry.spec.version
 
 
+def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own budget over the experiment's; epochs and steps exclude each other."""
+    budget = ("epochs", "steps")
+    counted = any(name in own for name in budget)
+    return {**{k: v for k, v in defaults.items() if not (counted and k in budget)}, **own}
+
+
 def _nested(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     """Versions of the plugins nested in options (or their defaults), and what they lack."""
     versions: dict[str, str] = {}
@@ -193,7 +199,7 @@ def _nested(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[di
         if kind not in KINDS:
             continue
         name = value.get("name") if isinstance(value, Mapping) else value
-        if not isinstance(name, str) or name is inspect.Parameter.empty:
+        if not isinstance(name, str):
             continue
         entry = registry.find(kind, name)
         versions[option] = f"{name}:{entry.spec.version if entry.spec else ''}"

@@ -85,8 +85,8 @@ class Session:
             if new is not None and new.run_id != old.run_id and old.run_id not in self.by_id:
                 raise UsageError(
                     f"--out: {self.out} holds {old.method_label!r} on {old.task_label!r} with "
-                    f"other settings ({_difference(old, new)}); expected the same settings, or another "
-                    "folder"
+                    f"other settings ({_difference(old, new)}); expected the same settings, or "
+                    "another folder"
                 )
 
     def run(self, executor: Executor, display: Display) -> None:

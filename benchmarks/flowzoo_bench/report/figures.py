@@ -104,8 +104,7 @@ class _View:
 
     def as_points(self) -> _View:
         """The same view without images."""
-        other = _View(self.data, None)
-        return other
+        return _View(self.data, None)
 
     @property
     def projection(self) -> str | None:
@@ -153,10 +152,10 @@ def _image_panel(axes: Any, x: Array, side_count: int = 6) -> None:
     rows = np.where(np.isfinite(rows), rows, 0.0)
     sheet = np.zeros((side_count**2, side, side))
     sheet[: len(rows)] = rows.reshape(-1, side, side)
-    sheet = sheet.reshape(side_count, side_count, side, side).transpose(0, 2, 1, 3)
+    tiles = sheet.reshape(side_count, side_count, side, side).transpose(0, 2, 1, 3)
     low, high = np.quantile(rows, [0.01, 0.99]) if len(rows) else (0.0, 1.0)
     axes.imshow(
-        sheet.reshape(side_count * side, side_count * side), cmap="gray", vmin=low, vmax=high
+        tiles.reshape(side_count * side, side_count * side), cmap="gray", vmin=low, vmax=high
     )
     axes.set_axis_off()
 
