@@ -63,13 +63,20 @@ class PairedRow:
 
 
 def measurements(record: Record) -> list[MetricRow]:
-    """The record's metrics, and the harness's own: time, memory, parameters."""
+    """The record's metrics, and the harness's own: time, objective, memory, parameters."""
     rows = list(record.metrics)
     clocks = record.clocks
     shared = clocks.amortised
     if clocks.train_s is not None:
         name = "train_seconds_amortised" if shared else "train_seconds"
         rows.append(MetricRow(name=name, value=clocks.train_s, unit="s", direction="min"))
+    trained = [curve for curve in record.curves if curve.points]
+    if trained and trained[-1].best_valid is not None:
+        # of the last trained stage, in the units it was trained in: for choosing between settings
+        best = trained[-1].best_valid
+        rows.append(
+            MetricRow(name="validation_objective", value=best, unit="nats", direction="min")
+        )
     if record.memory.peak_rss is not None:
         name = "peak_memory_of_pack" if shared else "peak_memory"
         mib = record.memory.peak_rss / 2**20
