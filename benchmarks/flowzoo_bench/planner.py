@@ -39,7 +39,6 @@ class _Models:
 
     packable: bool
     cost: float
-    skip: str = ""
 
 
 @dataclass
@@ -219,17 +218,15 @@ def _shape(task: Task, seed: int) -> tuple[int, ...] | None:
 
 def _planned(spec: RunSpec, model: _Models, shape: tuple[int, ...] | None) -> Planned:
     cost = model.cost * (1.0 if shape is None else max(1, shape[0]) / 5000)
-    if shape is None or not model.packable:
-        return Planned(spec, None, 3.0 * cost, model.skip)
-    group = canonical(
-        {
-            "method": spec.method.model_dump(),
-            "shape": list(shape),
-            "precision": spec.precision,
-            "device": spec.device,
-        }
-    )
-    return Planned(spec, group, cost, model.skip)
+    if shape is None:
+        return Planned(spec, None, cost)
+    group = {
+        "method": spec.method.model_dump(),
+        "shape": list(shape),
+        # models that vmap cannot run train one by one; a worker then takes a task's replicates
+        "task": None if model.packable else spec.task.model_dump(),
+    }
+    return Planned(spec, canonical(group), cost if model.packable else 3.0 * cost)
 
 
 def _refuse_twins(planned: Iterable[Planned]) -> None:

@@ -73,8 +73,9 @@ class Clocks(_Schema):
 
 
 class Memory(_Schema):
-    """Peak bytes of the worker, which a pack's members share."""
+    """Peak bytes of the worker; ``shared``: with the other members of its pack."""
 
+    shared: bool = False
     peak_rss: int | None = None
     peak_gpu: int | None = None
 

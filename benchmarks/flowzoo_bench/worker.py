@@ -1,7 +1,8 @@
 """Trains and measures one pack: ``python -m flowzoo_bench.worker DIR/packs/PACK_ID``.
 
 Exit codes: 0: every member has a record; 3: the pack failed as a whole (its members should be
-tried one by one); 2: no readable pack.
+tried one by one); 2: no readable pack. The environment variable ``FLOWZOO_CHECKPOINT_SECONDS``
+(30) sets how much training a kill can cost.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 PACK, CHECKPOINT, PROGRESS = "pack.json", "checkpoint.safetensors", "progress.json"
 PACK_FAILED = 3
-CHECKPOINT_SECONDS = 30.0
+CHECKPOINT_SECONDS = float(os.environ.get("FLOWZOO_CHECKPOINT_SECONDS", "30"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,7 +150,11 @@ class PackRun:
                 "spec": spec,
                 "pack_id": self.pack.pack_id,
                 "clocks": {**clocks, "total_s": time.perf_counter() - self.started},
-                "memory": {"peak_rss": rss, "peak_gpu": gpu},
+                "memory": {
+                    "peak_rss": rss,
+                    "peak_gpu": gpu,
+                    "shared": len(self.pack.runs) > 1,
+                },
                 "hardware": environment.hardware(spec.device),
                 "software": environment.software(),
                 "commit": self.pack.commit,

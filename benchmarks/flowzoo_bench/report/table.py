@@ -66,9 +66,9 @@ def measurements(record: Record) -> list[MetricRow]:
     """The record's metrics, and the harness's own: time, objective, memory, parameters."""
     rows = list(record.metrics)
     clocks = record.clocks
-    shared = clocks.amortised
+    shared = record.memory.shared
     if clocks.train_s is not None:
-        name = "train_seconds_amortised" if shared else "train_seconds"
+        name = "train_seconds_amortised" if clocks.amortised else "train_seconds"
         rows.append(MetricRow(name=name, value=clocks.train_s, unit="s", direction="min"))
     trained = [curve for curve in record.curves if curve.points]
     if trained and trained[-1].best_valid is not None:

@@ -1,0 +1,254 @@
+"""Whatever a plugin does, every planned run ends as one row and no process is left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAD = """
+name = "faults"
+replicates = {replicates}
+tasks = ["blob"]
+metrics = ["log-likelihood", "mean-norm"]
+timeout = {timeout}
+pack_size = {pack_size}
+"""
+
+
+def experiment(
+    *methods: str, replicates: int = 1, timeout: float = 60.0, pack_size: int = 25
+) -> str:
+    text = HEAD.format(replicates=replicates, timeout=timeout, pack_size=pack_size)
+    for label in methods:
+        fault = "" if label == "good" else label
+        text += f'[[methods]]\nlabel = "{label}"\nmixture = "shift"\n'
+        text += f'options = {{ fault = "{fault}" }}\n'
+    return text
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    def refuse(token: str) -> None:
+        raise AssertionError(f"{token} in a record")
+
+    paths = sorted(out.glob("records/*/record.json"))
+    return [json.loads(path.read_text(), parse_constant=refuse) for path in paths]
+
+
+def by_method(out: Path) -> dict[str, dict[str, Any]]:
+    return {record["spec"]["method_label"]: record for record in records(out)}
+
+
+def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int]]) -> None:
+    faults = ["good", "raise", "kill", "nan", "hang", "flood", "score", "score-nan", "liar"]
+    path = bench.write(experiment(*faults, timeout=12.0))
+    out = bench.folder / "out"
+    code, output = bench.run("bench", path, "--out", out, "--no-figures")
+    assert code == 1, output
+    found = by_method(out)
+    assert len(records(out)) == len(faults)
+    assert {name: record["status"] for name, record in found.items()} == {
+        "good": "ok",
+        "raise": "error",
+        "kill": "crashed",
+        "nan": "diverged",
+        "hang": "timeout",
+        "flood": "ok",
+        "score": "error",
+        "score-nan": "non_finite",
+        "liar": "ok",
+    }
+    assert found["raise"]["reason"] == "RuntimeError: this plugin raises"
+    assert found["kill"]["reason"] == "killed by SIGKILL"
+    assert "12 s" in found["hang"]["reason"]
+    assert found["score-nan"]["metrics"][0]["value"] is None
+    assert not workers_of(out)
+    assert (out / found["flood"]["log"]).stat().st_size < 1_200_000
+    with (out / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == (
+        "task,method,metric,mean,ci95,n,ok,failed,likelihood,measure,oracle,gap".split(",")
+    )
+    assert {row["method"] for row in rows} == {*faults, "oracle", "real data"}
+    (kill,) = [row for row in rows if row["method"] == "kill"]
+    assert (kill["mean"], kill["ok"], kill["failed"]) == ("", "0", "1")
+    page = (out / "table.md").read_text()
+    assert page.index("## Failures") < page.index("## blob")
+    assert "BUG: liar on blob is above the oracle" in page
+    assert "BUG: good" not in page
+    text = (out / "records").parent.joinpath("table.md").read_text() + json.dumps(records(out))
+    assert str(bench.folder) not in text and os.uname().nodename not in text
+
+    # again: results stay, failures are tried once more, and each is still one row
+    kept = {p: p.read_bytes() for p in out.glob("records/*/record.json")}
+    code, output = bench.run("bench", path, "--out", out, "--no-figures", "--methods", "good,raise")
+    assert code == 1, output
+    assert "2 runs, 1 already done" in output
+    changed = [p for p, data in kept.items() if p.read_bytes() != data]
+    assert [json.loads(p.read_text())["status"] for p in changed] == ["error"]
+
+
+def test_a_pack_with_a_dying_member_loses_only_that_member(bench: Any) -> None:
+    """One task's data kill the worker; its pack-mates are tried one by one."""
+    text = experiment("good", replicates=3)
+    text = text.replace('tasks = ["blob"]', 'tasks = ["blob", { name = "blob", label = "other" }]')
+    # equal task options would be the same run: tell them apart by an option that changes nothing
+    text = text.replace('label = "other"', 'label = "other", options = { broken = 1 }')
+    path = bench.write(text)
+    out = bench.folder / "out"
+    killer = """
+import os, signal, sys
+from pathlib import Path
+import faulty_plugins.parts as parts
+from flowzoo_bench import member, worker
+first = member.Member.measure
+def measure(self, fit, out):
+    if self.spec.task_label == "other" and self.spec.replicate == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return first(self, fit, out)
+member.Member.measure = measure
+sys.argv = sys.argv[1:]
+sys.exit(worker.main())
+"""
+    stand_in = bench.folder / "killer.py"
+    stand_in.write_text(killer)
+    driver = f"""
+import sys
+from flowzoo_bench.executors import local
+real = local.subprocess.Popen
+def popen(command, **options):
+    return real([sys.executable, {str(stand_in)!r}, *command[2:]], **options)
+local.subprocess.Popen = popen
+from flowzoo.cli import main
+sys.exit(main(["bench", {str(path)!r}, "--out", {str(out)!r}, "--no-figures", "--slots", "1"]))
+"""
+    ran = subprocess.run(
+        ["python", "-c", driver],
+        env=bench.environment,
+        executable=__import__("sys").executable,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    statuses = {
+        (r["spec"]["task_label"], r["spec"]["replicate"]): r["status"] for r in records(out)
+    }
+    assert len(statuses) == 6
+    assert [key for key, status in statuses.items() if status != "ok"] == [("other", 1)]
+    assert statuses["other", 1] == "crashed"
+
+
+def test_missing_dependencies_are_skipped_rows(bench: Any) -> None:
+    text = experiment("good") + '[[methods]]\nlabel = "absent"\nmixture = "absent"\n'
+    out = bench.folder / "out"
+    code, output = bench.run("bench", bench.write(text), "--out", out, "--no-figures")
+    assert code == 1, output
+    assert by_method(out)["absent"]["status"] == "skipped"
+    assert "no-such-distribution-xyz" in by_method(out)["absent"]["reason"]
+    assert by_method(out)["good"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (experiment("good").replace("replicates", "replicatse"), "did you mean 'replicates'"),
+        (experiment("good").replace("fault =", "falt ="), "did you mean 'fault'"),
+        (experiment("good").replace('"shift"', '"shfit"'), "did you mean 'shift'"),
+        ("name = ", "not valid TOML"),
+    ],
+)
+def test_bad_usage_runs_nothing(bench: Any, text: str, message: str) -> None:
+    out = bench.folder / "out"
+    code, output = bench.run("bench", bench.write(text), "--out", out)
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+    assert not out.exists()
+
+
+def test_bad_arguments(bench: Any) -> None:
+    path = bench.write(experiment("good"))
+    for arguments, message in (
+        (["bench", "qick"], "did you mean 'quick'"),
+        (["bench", path, "--tasks", "blub"], "did you mean 'blob'"),
+        (["report", bench.folder / "nothing"], "expected a folder that flowzoo bench made"),
+    ):
+        code, output = bench.run(*arguments)
+        assert code == 2, output
+        assert message in output
+        assert "Traceback" not in output
+
+
+def test_an_unwritable_folder_is_a_clear_error(bench: Any) -> None:
+    path = bench.write(experiment("good"))
+    blocked = bench.folder / "file"
+    blocked.write_text("in the way")
+    places = [blocked, blocked / "below"]
+    if os.geteuid() != 0:  # root may write anywhere
+        closed = bench.folder / "closed"
+        closed.mkdir(mode=0o500)
+        places.append(closed)
+    for place in places:
+        code, output = bench.run("bench", path, "--out", place)
+        assert code == 2, output
+        assert "cannot write" in output and "Traceback" not in output
+
+
+def test_other_settings_in_the_same_folder_are_refused(bench: Any) -> None:
+    out = bench.folder / "out"
+    path = bench.write(experiment("good"))
+    assert bench.run("bench", path, "--out", out, "--no-figures")[0] == 0
+    kept = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    other = bench.write(experiment("good").replace("fault =", "width = 2.0, fault ="), "b.toml")
+    code, output = bench.run("bench", other, "--out", out, "--no-figures")
+    assert code == 2
+    assert "other settings (method)" in output
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == kept
+    # more replicates of the same settings are fine
+    more = bench.write(experiment("good", replicates=2), "c.toml")
+    assert bench.run("bench", more, "--out", out, "--no-figures")[0] == 0
+    assert len(records(out)) == 2
+
+
+def test_ctrl_c_keeps_what_is_finished(bench: Any, workers_of: Callable[[Path], list[int]]) -> None:
+    path = bench.write(experiment("good", "hang", timeout=300.0))
+    out = bench.folder / "out"
+    process = bench.start("bench", path, "--out", out, "--no-figures", "--slots", "2")
+    end = time.monotonic() + 60
+    while not records(out) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert workers_of(out)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted" in output and "Traceback" not in output
+    assert not workers_of(out)
+    assert {name: record["status"] for name, record in by_method(out).items()} == {"good": "ok"}
+    with (out / "table.csv").open() as file:
+        assert "good" in {row["method"] for row in csv.DictReader(file)}
+
+
+def test_two_benches_cannot_share_a_folder(bench: Any) -> None:
+    path = bench.write(experiment("hang", timeout=300.0))
+    out = bench.folder / "out"
+    first = bench.start("bench", path, "--out", out, "--no-figures")
+    try:
+        end = time.monotonic() + 60
+        while not list(out.glob("packs/*/pack.json")) and time.monotonic() < end:
+            time.sleep(0.1)
+        code, output = bench.run("bench", path, "--out", out)
+        assert code == 2
+        assert "another flowzoo bench is running" in output
+    finally:
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 130

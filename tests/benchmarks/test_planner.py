@@ -1,0 +1,230 @@
+"""Experiments are checked before anything runs; run ids say what a run depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowzoo_bench.experiment import UsageError, load_experiment, parse_experiment, select, shipped
+from flowzoo_bench.planner import Planner, make_packs
+from flowzoo_bench.runspec import PackSpec, Part, RunSpec, canonical
+
+
+def spec(**changes: Any) -> RunSpec:
+    given: dict[str, Any] = {
+        "task": Part(name="helix"),
+        "method": Part(name="global", options={"training": {"epochs": 3}}),
+        "metrics": (Part(name="log-likelihood"),),
+        "task_label": "helix",
+        "method_label": "flow",
+    }
+    return RunSpec(**{**given, **changes})
+
+
+def test_run_id_is_stable_across_machines_and_versions() -> None:
+    # a literal: changing how ids are made orphans every folder of results
+    assert spec().run_id == "421b103b8b8b8c03"
+    assert spec(task_label="x", method_label="y").run_id == spec().run_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": Part(name="star")},
+        {"task": Part(name="helix", version="2")},
+        {"task": Part(name="helix", options={"turns": 3})},
+        {"method": Part(name="vq")},
+        {"method": Part(name="global", options={"training": {"epochs": 4}})},
+        {"method": Part(name="global", options={"training": {"epochs": 3}}, version="2")},
+        {"parts": {"base_flow": "maf:2"}},
+        {"metrics": ()},
+        {"replicate": 1},
+        {"root": 1},
+        {"precision": "float64"},
+        {"device": "cuda"},
+        {"num_samples": 10},
+        {"keep": ("layers",)},
+    ],
+)
+def test_run_id_depends_on_everything_a_result_does(changes: dict[str, Any]) -> None:
+    assert spec(**changes).run_id != spec().run_id
+
+
+def test_run_id_does_not_depend_on_the_order_of_options() -> None:
+    one = Part(name="m", options={"a": 1, "b": {"c": 2, "d": 3}})
+    two = Part(name="m", options={"b": {"d": 3, "c": 2}, "a": 1})
+    assert spec(method=one).run_id == spec(method=two).run_id
+
+
+def test_data_are_shared_by_methods_and_nothing_else_is() -> None:
+    other = spec(method=Part(name="vq"), parts={"base_flow": "maf:1"}, precision="float64")
+    assert other.data_seed() == spec().data_seed()
+    assert spec(replicate=1).data_seed() != spec().data_seed()
+    assert spec(task=Part(name="helix", options={"a": 1})).data_seed() != spec().data_seed()
+    for purpose in ("init", "train", "eval"):
+        assert other.seed_for(purpose) != spec().seed_for(purpose)
+        assert spec(replicate=1).seed_for(purpose) != spec().seed_for(purpose)
+    assert len({spec().seed_for(p) for p in ("init", "train", "eval")}) == 3
+
+
+def test_pack_id_depends_on_members_and_their_order() -> None:
+    a, b = spec(), spec(replicate=1)
+    assert PackSpec.of([a, b]).pack_id == PackSpec.of([a, b], "commit").pack_id
+    assert len({PackSpec.of(runs).pack_id for runs in ([a, b], [b, a], [a], [b])}) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object()])
+def test_canonical_refuses_what_json_cannot_say(value: object) -> None:
+    with pytest.raises(ValueError):
+        canonical({"a": value})
+
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "replicates": 3,
+    "tasks": ["blob", {"name": "blob", "label": "small", "options": {"rows": 32}}],
+    "methods": [{"label": "shift", "mixture": "shift"}],
+    "metrics": ["log-likelihood"],
+}
+
+
+def tiny(**changes: Any) -> Any:
+    return parse_experiment({**TINY, **changes}, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicatse": 2}, r"unknown key 'replicatse'.*did you mean 'replicates'"),
+        (
+            {"methods": [{"label": "a", "mixture": "shift", "optoins": {}}]},
+            r"'methods\.0\.optoins'.*did you mean 'options'",
+        ),
+        ({"tasks": [{"name": "blob", "lable": "x"}]}, r"'tasks\.0\.lable'.*did you mean 'label'"),
+        ({"replicates": 0}, r"replicates: .*greater than or equal to 1, got 0"),
+        ({"replicates": "3"}, r"replicates: .*got '3'"),
+        ({"tasks": []}, r"tasks"),
+        ({"tasks": ["blob", "blob"]}, r"distinct labels, got 'blob'"),
+        ({"name": "../up"}, r"name"),
+        (
+            {"methods": [{"label": "a", "mixture": "shift", "exclude_tasks": ["blub"]}]},
+            r"unknown task 'blub'.*did you mean 'blob'",
+        ),
+    ],
+)
+def test_a_wrong_experiment_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["blub"]}, r"unknown task 'blub'.*did you mean 'blob'"),
+        ({"metrics": ["log-likelyhood"]}, r"did you mean 'log-likelihood'"),
+        ({"methods": [{"label": "a", "mixture": "shfit"}]}, r"did you mean 'shift'"),
+        (
+            {"methods": [{"label": "a", "mixture": "shift", "options": {"epoch": 1}}]},
+            r"method 'a'.*unknown option 'epoch'.*did you mean 'epochs'",
+        ),
+        (
+            {
+                "methods": [
+                    {
+                        "label": "a",
+                        "mixture": "global",
+                        "options": {"base_flow": {"name": "maf", "layer": 2}},
+                    }
+                ]
+            },
+            r"method 'a'.*unknown option 'layer'.*did you mean 'layers'",
+        ),
+        (
+            {
+                "training": {"epochz": 1},
+                "methods": [{"label": "a", "mixture": "global"}],
+            },
+            r"epochz.*did you mean 'epochs'",
+        ),
+        (
+            {
+                "methods": [
+                    {"label": "a", "mixture": "shift"},
+                    {"label": "b", "mixture": "shift"},
+                ]
+            },
+            r"'a'.*'b'.*same run",
+        ),
+        ({"metrics": [{"name": "mean-norm", "options": {"x": 1}}]}, r"metric 'mean-norm'"),
+    ],
+)
+def test_what_plugins_refuse_is_found_while_planning(
+    faulty: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Planner(tiny(**changes)).plan()
+
+
+def test_selection_names_the_nearest_label() -> None:
+    with pytest.raises(UsageError, match=r"--methods: unknown 'shft'.*did you mean 'shift'"):
+        select(tiny(), methods=["shft"])
+    with pytest.raises(UsageError, match="--replicates"):
+        select(tiny(), replicates=0)
+    chosen = select(tiny(), tasks=["small"], replicates=1)
+    assert [task.shown for task in chosen.tasks] == ["small"]
+    assert chosen.replicates == 1
+
+
+def test_packs_hold_one_configuration_and_one_shape(faulty: Path) -> None:
+    planned = Planner(tiny()).plan()
+    assert len(planned) == 6
+    packs = make_packs(planned, 25)
+    assert sorted(len(pack.runs) for pack, _ in packs) == [3, 3]
+    assert {len({run.task_label for run in pack.runs}) for pack, _ in packs} == {1}
+    assert all(len(pack.runs) == 1 for pack, _ in make_packs(planned, 1))
+    members = sorted(run.run_id for pack, _ in make_packs(planned, 2) for run in pack.runs)
+    assert members == sorted(item.spec.run_id for item in planned)
+    assert max(len(pack.runs) for pack, _ in make_packs(planned, 2)) == 2
+
+
+def test_training_defaults_go_under_the_methods_own(faulty: Path) -> None:
+    methods = [
+        {"label": "a", "mixture": "shift", "options": {"training": {"epochs": 7}}},
+        {"label": "b", "mixture": "global", "options": {"training": {"steps": 5}}},
+        {"label": "c", "mixture": "gaussian"},
+    ]
+    planned = Planner(tiny(methods=methods, training={"epochs": 2, "lr": 0.5})).plan()
+    options = {item.spec.method_label: item.spec.method.options for item in planned}
+    assert options["a"]["training"] == {"epochs": 7, "lr": 0.5}
+    assert options["b"]["training"] == {"steps": 5, "lr": 0.5}
+    assert options["c"] == {}
+
+
+def test_versions_of_nested_plugins_count(faulty: Path) -> None:
+    methods = [{"label": "a", "mixture": "global", "options": {"base_flow": {"name": "maf"}}}]
+    (item, *_) = Planner(tiny(methods=methods)).plan()
+    assert item.spec.parts == {"base_flow": "maf:1"}
+
+
+def test_a_method_with_missing_dependencies_is_skipped_not_refused(faulty: Path) -> None:
+    planned = Planner(tiny(methods=[{"label": "a", "mixture": "absent"}])).plan()
+    assert len(planned) == 6
+    assert all("no-such-distribution-xyz" in item.skip for item in planned)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_experiments_plan(name: str) -> None:
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    planned = Planner(select(experiment, replicates=1)).plan()
+    assert len(planned) >= 8
+
+
+def test_planning_leaves_the_random_state_alone(faulty: Path) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    Planner(tiny()).plan()
+    assert torch.equal(before, torch.get_rng_state())
