@@ -193,6 +193,85 @@ def test_a_foreign_or_broken_checkpoint_is_refused(tmp_path):
         train_pack([model], [data], [seed], checkpoint=path)
 
 
+def test_a_checkpoint_of_other_options_is_refused(tmp_path):
+    class Scaled(Shifted):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = scale
+
+    path = tmp_path / "checkpoint.safetensors"
+    fit(Scaled(1.0), rows(0), rows(1), checkpoint=path)
+    with pytest.raises(ValueError, match="another training"):
+        fit(Scaled(2.0), rows(0), rows(1), checkpoint=path)
+    fit(Scaled(1.0), rows(0), rows(1), checkpoint=path)
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.1}, {"epochs": 2}])
+def test_members_with_other_options_are_refused(other):
+    models, data, seeds = unzip([member(0), member(1, **other)])
+    with pytest.raises(ValueError, match="equal models and options"):
+        train_pack(models, data, seeds)
+
+
+def test_an_interrupted_model_is_not_left_half_frozen():
+    model, data, seed = member(0)
+    total = sum(p.numel() for p in model.parameters())
+    model.extra = nn.Linear(2, 2).double()  # outside the groups
+
+    def stop(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_pack([model], [data], [seed], progress=stop)
+    assert all(p.requires_grad for p in model.parameters()) and not model.training
+    assert train_pack([model], [data], [seed])[0].parameters == total + 6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_parameters_a_user_froze_stay_as_they_are(count):
+    models, data, seeds = unzip([member(s) for s in range(count)])
+    for model in models:
+        model.net[0].weight.requires_grad_(False)
+    before = [state_of(model) for model in models]
+    train_pack(models, data, seeds)
+    for start, model in zip(before, models, strict=True):
+        assert torch.equal(start["net.0.weight"], model.net[0].weight)
+        assert not torch.equal(start["net.2.weight"], model.net[2].weight)
+        assert not model.net[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_patience_does_not_hide_a_validation_objective_that_is_never_finite(count):
+    models, data, seeds = unzip([member(s, epochs=9, patience=2) for s in range(count)])
+    data = [TrainingData(d.train, d.valid * 1e200) for d in data]  # squares overflow
+    for result in train_pack(models, data, seeds):
+        assert (result.status, result.stages[0].epochs) == ("diverged", 2)
+        assert "never finite" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("validate", "a validation objective of shape"), ("penalty", "a scalar penalty")],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_parts_of_the_wrong_shape_are_refused(part, message, count):
+    class Wrong(Shifted):
+        def validate(self, x: Tensor, noise: Tensor) -> Tensor:
+            return self.loss(x, noise, 0.0).mean()
+
+        def penalty(self) -> Tensor:
+            return self.net[0].weight.square().sum(1)
+
+        def stages(self) -> tuple[Stage, ...]:
+            extra = {part: getattr(self, part), "noise_features": 2, "groups": ("net", "norm")}
+            return (TrainingOptions.of({"epochs": 1}).stage("fit", self.loss, **extra),)
+
+    models = [Wrong() for _ in range(count)]
+    data = [TrainingData(rows(s), rows(s + 1)) for s in range(count)]
+    with pytest.raises(ValueError, match=message):
+        train_pack(models, data, list(range(count)))
+
+
 class TwoStages(Shifted):
     """A closed-form stage, then a trained one that reads what the first wrote."""
 
@@ -290,3 +369,45 @@ def test_fit_leaves_the_global_generator_alone():
 def test_unknown_training_option_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'patience'"):
         TrainingOptions.of({"patiense": 3})
+
+
+@pytest.mark.parametrize("name", ["x_train", "x_valid"])
+def test_non_finite_rows_are_named_as_the_caller_counts_them(name):
+    good, bad = rows(0, 30), rows(1, 30)
+    bad[17, 1] = math.nan
+    with pytest.raises(ValueError, match=rf"{name}: .*in 1 of 30 rows \(first: row 17\)"):
+        fit(Shifted(), **{"x_train": good, "x_valid": good, name: bad})
+    with pytest.raises(ValueError, match=r"x_train: .*first: row 17"):
+        fit(Shifted(), bad)
+    with pytest.raises(ValueError, match="x_valid: expected at least one row"):
+        fit(Shifted(), good, good[:0])
+
+
+def test_rows_that_overflow_the_models_dtype_are_refused():
+    with pytest.raises(ValueError, match=r"as torch.float32: expected finite"):
+        fit(Shifted(), rows(0) * 1e300)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"weight_decay": -1.0},
+        {"clip_norm": -1.0},
+        {"clip_norm": math.nan},
+        {"averaging": 1.0},
+        {"batch_size": 0},
+        {"epochs": 0},
+        {"epochs": 1, "steps": 1},
+        {"patience": -1},
+    ],
+)
+def test_bad_training_values_are_refused_before_anything_is_trained(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TrainingOptions.of(options)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="schedule"):
+        TrainingOptions(schedule="cosin")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ Penalty = Callable[[], Tensor]
 Validate = Callable[[Tensor, Tensor], Tensor]
 Prepare = Callable[[Tensor, Tensor, torch.Generator], None]
 AfterEpoch = Callable[[Tensor, torch.Generator], None]
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters trained with one learning rate.
+    """Parameters trained with one learning rate; those with ``requires_grad=False`` stay frozen.
 
     Attributes:
         names: dotted prefixes of parameter or module names, relative to the model; ``""`` is all.
@@ -29,6 +31,12 @@ class ParameterGroup:
     names: tuple[str, ...] = ("",)
     lr: float = 1e-3
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("lr", "weight_decay"):
+            value = getattr(self, field)
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"{field}: expected a finite number >= 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Stage:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 128
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     patience: int | None = None
     clip_norm: float | None = None
     averaging: float | None = None
@@ -86,6 +94,13 @@ class Stage:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"stage {self.name!r}: expected {field} >= 1, got {value}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(
+                f"stage {self.name!r}: expected schedule in {get_args(Schedule)}, "
+                f"got {self.schedule!r}"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0.0:
+            raise ValueError(f"stage {self.name!r}: expected clip_norm > 0, got {self.clip_norm}")
         if self.averaging is not None and not 0.0 <= self.averaging < 1.0:
             raise ValueError(
                 f"stage {self.name!r}: expected averaging in [0, 1), got {self.averaging}"

@@ -11,7 +11,7 @@ from flowzoo.training.progress import progress_bar
 from flowzoo.training.randomness import generator_for
 from flowzoo.training.results import FitResult, TrainingData
 from flowzoo.training.trainer import train_pack
-from flowzoo.validation import check_rows
+from flowzoo.validation import check_finite, check_rows
 
 
 def fit(
@@ -50,12 +50,13 @@ def fit(
     features = getattr(model, "features", None)
     if features is None:
         raise TypeError(f"model: expected a flowzoo model, got {type(model).__name__}")
-    check_rows("x_train", x_train, features)
-    if len(x_train) == 0:
-        raise ValueError("x_train: expected at least one row, got 0")
+    given = {"x_train": x_train} if x_valid is None else {"x_train": x_train, "x_valid": x_valid}
+    for name, rows in given.items():
+        if len(check_rows(name, rows, features)) == 0:
+            raise ValueError(f"{name}: expected at least one row, got 0")
+        check_finite(name, rows)
     if x_valid is None:
         x_train, x_valid = _hold_out(x_train, seed)
-    check_rows("x_valid", x_valid, features)
     path = None if checkpoint is None else Path(checkpoint)
     with progress_bar(enabled=progress) as report:
         return train_pack(

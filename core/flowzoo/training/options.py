@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from flowzoo.interfaces.stage import Loss, ParameterGroup, Stage
+from torch import Tensor
+
+from flowzoo.interfaces.stage import Loss, ParameterGroup, Schedule, Stage
 from flowzoo.options import check_options
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How a maximum-likelihood stage is trained; see ``Stage`` for the meaning of each field.
+
+    Raises:
+        ValueError: a value that no stage takes.
 
     Example:
         >>> TrainingOptions.of({"epochs": 90, "lr": 1e-3, "schedule": "cosine"}).epochs
@@ -25,10 +30,13 @@ class TrainingOptions:
     lr: float = 1e-3
     weight_decay: float = 0.0
     decoupled_decay: bool = False
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     patience: int | None = None
     clip_norm: float | None = None
     averaging: float | None = None
+
+    def __post_init__(self) -> None:
+        self.stage("training", _no_loss)  # refuses bad values now, not after the stages before
 
     @classmethod
     def of(
@@ -72,3 +80,7 @@ class TrainingOptions:
             decoupled_decay=self.decoupled_decay,
             **extra,
         )
+
+
+def _no_loss(x: Tensor, noise: Tensor, progress: float) -> Tensor:
+    return x.new_zeros(len(x))

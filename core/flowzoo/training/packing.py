@@ -53,20 +53,28 @@ class _StageCall(nn.Module):
         """Objective of one member on its rows: mean training loss, or summed validation, scalar."""
         stage = self.stage
         if name == "validate" and stage.validate is not None:
-            return stage.validate(x, noise).sum()
+            return self._per_row(stage.validate(x, noise), x, "a validation objective").sum()
         if stage.loss is None:
             raise TypeError(f"stage {stage.name!r} has no loss")
-        loss = stage.loss(x, noise, progress)
-        if loss.shape != x.shape[:1]:
-            raise ValueError(
-                f"stage {stage.name!r}: expected a loss of shape {tuple(x.shape[:1])}, "
-                f"got {tuple(loss.shape)}"
-            )
+        loss = self._per_row(stage.loss(x, noise, progress), x, "a loss")
         total = loss.mean() if name == "loss" else loss.sum()
         if stage.penalty is not None:
             penalty = stage.penalty()
+            if penalty.ndim != 0:
+                raise ValueError(
+                    f"stage {stage.name!r}: expected a scalar penalty, "
+                    f"got shape {tuple(penalty.shape)}"
+                )
             total = total + (penalty if name == "loss" else penalty * x.shape[0])
         return total
+
+    def _per_row(self, value: Tensor, x: Tensor, what: str) -> Tensor:
+        if value.shape != x.shape[:1]:
+            raise ValueError(
+                f"stage {self.stage.name!r}: expected {what} of shape {tuple(x.shape[:1])}, "
+                f"got {tuple(value.shape)}"
+            )
+        return value
 
 
 class Pack:
@@ -91,7 +99,11 @@ class Pack:
         self._call = _StageCall(model, _stages(model)[stage_index])
         self.stage = self._call.stage
         self._state = self._stack(models)
-        trained = [name for name, _ in model.named_parameters() if self._group_of(name) is not None]
+        trained = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and self._group_of(name) is not None
+        ]
         self.trained = tuple(trained)
         self.parameter_groups: list[tuple[ParameterGroup, list[str]]] = [
             (group, [name for name in trained if self._group_of(name) is group])
@@ -99,7 +111,7 @@ class Pack:
         ]
         if not trained:
             raise ValueError(
-                f"stage {self.stage.name!r}: no parameter matches the groups "
+                f"stage {self.stage.name!r}: no trainable parameter matches the groups "
                 f"{[group.names for group in self.stage.groups]}"
             )
         self._require_grad()
@@ -223,7 +235,7 @@ def stages_of(models: Sequence[nn.Module]) -> tuple[tuple[Stage, ...], ...]:
 
     Raises:
         TypeError: a model has no ``stages``.
-        ValueError: the models are not of one kind: class, stage names, or tensor shapes differ.
+        ValueError: the models' classes or stage names differ.
     """
     every = tuple(_stages(model) for model in models)
     first = models[0]

@@ -103,10 +103,12 @@ class StageRun:
 
     def run(self, between_steps: Callable[[], None], after_epoch: Callable[[], None]) -> None:
         """Train until every member has stopped, calling back between steps and after epochs."""
-        while not self.finished:
-            self._epoch(between_steps)
-            after_epoch()
-        self.pack.release()
+        try:
+            while not self.finished:
+                self._epoch(between_steps)
+                after_epoch()
+        finally:  # an interrupted model must not stay half frozen
+            self.pack.release()
 
     def _epoch(self, between_steps: Callable[[], None]) -> None:
         position = self.progress
@@ -222,7 +224,7 @@ class StageRun:
             if not math.isfinite(train[slot]):
                 reason = f"non-finite training loss in epoch {position.epoch}"
                 stopping.append((slot, reason))
-            elif over and not math.isfinite(self.results[member].best_valid):
+            elif (over or stale) and not math.isfinite(self.results[member].best_valid):
                 stopping.append((slot, "the validation objective was never finite"))
             elif over or stale:
                 stopping.append((slot, None))

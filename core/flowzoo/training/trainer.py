@@ -6,15 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowzoo.interfaces.stage import Stage
 from flowzoo.training.checkpoint import load_checkpoint, save_checkpoint
+from flowzoo.training.identity import difference, settings_of
 from flowzoo.training.packing import is_packable, named_state, stages_of
 from flowzoo.training.randomness import generator_for
 from flowzoo.training.results import FitResult, StageResult, TrainingData
@@ -135,8 +135,10 @@ class _Training:
             model.eval()
         self.data = [_check_data(pair, index, reference, target) for index, pair in enumerate(data)]
         self.stages = stages_of(models)
+        settings = [settings_of(*pair) for pair in zip(models, self.stages, strict=True)]
         if len(models) > 1:
-            _check_equal_shapes(models, self.data)
+            _check_equal(settings, self.data)
+        self.settings = settings[0]  # as it was before training
         self.checkpoint, self.checkpoint_seconds = checkpoint, checkpoint_seconds
         self.progress, self.on_member_end = progress, on_member_end
         self.results = [
@@ -247,16 +249,9 @@ class _Training:
     # -- checkpoint ----------------------------------------------------------------------------
 
     def _fingerprint(self) -> str:
-        """Tells this training from any other: models, stages, seeds and data."""
-        digest = hashlib.sha256()
-        model = self.models[0]
-        described = {
-            "class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "parameters": [[n, list(p.shape), str(p.dtype)] for n, p in model.named_parameters()],
-            "stages": [_plain(stage) for stage in self.stages[0]],
-            "seeds": self.seeds,
-        }
-        digest.update(json.dumps(described, sort_keys=True).encode())
+        """Tells this training from any other: models and their options, stages, seeds and data."""
+        described = {"settings": self.settings, "seeds": self.seeds}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         for pair in self.data:
             for rows in pair:
                 digest.update(str(tuple(rows.shape)).encode())
@@ -288,8 +283,8 @@ class _Training:
         tensors, meta = load_checkpoint(path)
         if meta["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"checkpoint: {path} belongs to another training (model, stages, seeds or data "
-                "differ); remove it to start afresh"
+                f"checkpoint: {path} belongs to another training (model, options, stages, seeds "
+                "or data differ); remove it to start afresh"
             )
         for index, model in enumerate(self.models):
             prefix = f"models/{index}/"
@@ -322,14 +317,6 @@ class _Training:
             self.on_member_end(member, self.results[member])
 
 
-def _plain(stage: Stage) -> dict[str, Any]:
-    """The stage's settings without its functions."""
-    held = {
-        key: value for key, value in vars(stage).items() if not callable(value) and key != "groups"
-    }
-    return {**held, "groups": [asdict(group) for group in stage.groups]}
-
-
 def _reference(model: nn.Module) -> Tensor:
     for tensor in named_state(model).values():
         if tensor.is_floating_point():
@@ -356,7 +343,10 @@ def _check_data(
         if not rows.is_floating_point():
             raise ValueError(f"{label}: expected a floating dtype, got {rows.dtype}")
         check_finite(label, rows)
-        checked.append(rows.detach().to(device=device, dtype=reference.dtype))
+        converted = rows.detach().to(device=device, dtype=reference.dtype)
+        if reference.dtype != rows.dtype:
+            check_finite(f"{label} as {reference.dtype}", converted)
+        checked.append(converted)
     if checked[0].shape[1] != checked[1].shape[1]:
         raise ValueError(
             f"data[{index}]: expected equal columns in train and valid, "
@@ -365,13 +355,11 @@ def _check_data(
     return TrainingData(*checked)
 
 
-def _check_equal_shapes(models: Sequence[nn.Module], data: Sequence[TrainingData]) -> None:
+def _check_equal(settings: Sequence[dict[str, str]], data: Sequence[TrainingData]) -> None:
     shapes = {(tuple(pair.train.shape), tuple(pair.valid.shape)) for pair in data}
     if len(shapes) > 1:
         raise ValueError(f"data: expected equal shapes in a pack, got {sorted(shapes)}")
-    states = {
-        tuple((name, tuple(p.shape), p.dtype) for name, p in model.named_parameters())
-        for model in models
-    }
-    if len(states) > 1:
-        raise ValueError("models: expected equal parameter names, shapes and dtypes in a pack")
+    for other in settings[1:]:  # the pack runs them all through the first one's code
+        found = difference(settings[0], other)
+        if found is not None:
+            raise ValueError(f"models: expected equal models and options in a pack, {found}")
