@@ -240,7 +240,7 @@ def test_log_scale_is_bounded(make):
     log_scale = layer.encode(x, 1e4 * c).log_abs_det
     assert -1.5 <= log_scale.min() < -1.4 or 1.4 < log_scale.max() <= 1.5
     assert log_scale.abs().max() <= 1.5
-    with pytest.raises(ValueError, match="log_scale_bound: expected > 0, got 0"):
+    with pytest.raises(ValueError, match="log_scale_bound: expected a finite number > 0, got 0"):
         make(2, hidden=(8,), log_scale_bound=0)
 
 

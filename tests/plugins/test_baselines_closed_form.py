@@ -220,5 +220,6 @@ def test_gaussian_of_one_row_is_as_wide_as_the_regularisation():
     model.stages()[0].prepare(x, x, generator())
     peak = float(model.log_prob(x))
     assert peak == pytest.approx(-math.log(2 * math.pi * 0.25))
-    with pytest.raises(ValueError, match="regularisation"):
-        Gaussian(2, regularisation=0.0)
+    for wrong in (0.0, math.inf):
+        with pytest.raises(ValueError, match="regularisation"):
+            Gaussian(2, regularisation=wrong)

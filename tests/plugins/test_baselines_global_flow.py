@@ -187,3 +187,7 @@ def test_is_built_by_name_and_moves_with_its_state():
     assert meta.log_prob(torch.empty(5, 2, device="meta")).shape == (5,)
     built = build_part("base-flow", FLOW, features=2)
     assert GlobalFlow(2, base_flow=built).base_flow is built
+
+
+def test_samples_carry_no_gradient():
+    assert not GlobalFlow(2, base_flow={"name": "maf", "hidden": [4]}).sample(3).requires_grad

@@ -149,6 +149,7 @@ def test_a_fixed_number_needs_no_validation_rows():
         ({"num_components": 0}, "num_components"),
         ({"restarts": 0}, "restarts"),
         ({"regularisation": 0.0}, "regularisation"),
+        ({"regularisation": float("inf")}, "regularisation"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -254,6 +254,10 @@ def test_bad_input_is_refused():
         stage.prepare(bad[:, :2], bad[:, :2], generator())
     with pytest.raises(ValueError, match="commitment"):
         VQAutoencoder(3, commitment=-1.0)
+    with pytest.raises(ValueError, match="negative_slope"):
+        VQAutoencoder(3, negative_slope=float("nan"))
+    with pytest.raises(ValueError, match="latent"):
+        VQAutoencoder(3, latent=0)
     with pytest.raises(ValueError, match="init"):
         VQAutoencoder(3, init="zeros")
     with pytest.raises(ValueError, match="hidden"):

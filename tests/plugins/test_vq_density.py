@@ -434,10 +434,11 @@ def test_encode_and_decode_are_inverse_with_the_jacobians_volume():
 # -- the model as a module ----------------------------------------------------------------------
 
 
-def test_scores_survive_saving_and_the_meta_device():
-    model, x = gaussians(overlap=2, frames="pca"), points(9)
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_scores_survive_saving_and_the_meta_device(margin):
+    model, x = gaussians(overlap=2, margin=margin, frames="pca"), points(9)
     model.chart_leak()
-    other = gaussians(overlap=2, frames="pca", data=points(50, seed=8))
+    other = gaussians(overlap=2, margin=margin, frames="pca", data=points(50, seed=8))
     other.load_state_dict(model.state_dict())
     for evaluation in model.evaluations:
         assert torch.equal(
@@ -479,7 +480,8 @@ def test_flow_indexed_by_chart_is_given_the_chart():
         ({"weights": "even"}, "weights: expected one of"),
         ({"condition": "hot"}, "condition: expected one of"),
         ({"frames": "ica"}, "frames: expected 'none' or 'pca', got 'ica'"),
-        ({"frames": "pca", "frame_inflation": 0.0}, "frame_inflation: expected > 0"),
+        ({"frames": "pca", "frame_inflation": 0.0}, "frame_inflation: .* > 0, got 0.0"),
+        ({"frames": "pca", "frame_inflation": math.inf}, "frame_inflation: .*got inf"),
         ({"leak_penalty": -1.0}, "leak_penalty: expected a finite number >= 0"),
         ({"leak_samples": 0}, "leak_samples: expected a positive integer"),
         ({"prior": "normal"}, "prior: expected one of"),
@@ -504,6 +506,9 @@ def test_bad_calls_are_refused_by_name():
         model.sample(-1, evaluation="renormalised")
     with pytest.raises(ValueError, match="temperature: expected > 0"):
         model.sample(1, evaluation="renormalised", temperature=0.0)
+    for draws in (0, -3):
+        with pytest.raises(ValueError, match="num_samples: expected a positive integer"):
+            model.log_prob(x, evaluation="renormalised", num_samples=draws)
     for call in (model.log_prob, model.embed, model.assign, model.transform_layers):
         with pytest.raises(ValueError, match=r"x: expected shape \(N, 2\), got \(3, 3\)"):
             call(torch.zeros(3, 3, dtype=torch.float64))

@@ -15,11 +15,11 @@ def bound_log_scale(raw: Tensor, bound: float) -> Tensor:
 
 
 def check_bound(bound: float) -> float:
-    """Return ``bound`` if it is positive.
+    """Return ``bound`` if it is positive and finite.
 
     Raises:
         ValueError: it is not.
     """
-    if not bound > 0:
-        raise ValueError(f"log_scale_bound: expected > 0, got {bound}")
+    if not 0 < bound < float("inf"):
+        raise ValueError(f"log_scale_bound: expected a finite number > 0, got {bound}")
     return float(bound)

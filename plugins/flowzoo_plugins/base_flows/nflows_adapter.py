@@ -240,8 +240,8 @@ class NflowsNSF(Stack):
         check_positive("features", features)
         if check_positive("num_bins", num_bins) < 2:
             raise ValueError(f"num_bins: expected >= 2, got {num_bins}")
-        if not tail_bound > 0:
-            raise ValueError(f"tail_bound: expected > 0, got {tail_bound}")
+        if not 0 < tail_bound < float("inf"):
+            raise ValueError(f"tail_bound: expected a finite number > 0, got {tail_bound}")
         nets = _CouplingNets(context_features, hidden)
         couplings = [
             NflowsTransform(

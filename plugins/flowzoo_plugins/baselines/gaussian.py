@@ -42,8 +42,8 @@ class Gaussian(ClosedForm):
 
     def __init__(self, features: int, *, regularisation: float = 1e-6) -> None:
         super().__init__(features)
-        if not regularisation > 0:
-            raise ValueError(f"regularisation: expected > 0, got {regularisation}")
+        if not 0 < regularisation < float("inf"):
+            raise ValueError(f"regularisation: expected a finite number > 0, got {regularisation}")
         self.regularisation = regularisation
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale_tril", torch.eye(features))

@@ -125,6 +125,7 @@ class GlobalFlow(Mixture):
         z, log_abs_det = self._encode(x)
         return self.prior.log_prob(z) + log_abs_det
 
+    @torch.no_grad()
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         z = self.prior.sample(num, temperature=temperature, generator=generator)
         return self._decode(z)[0]

@@ -72,8 +72,8 @@ class GaussianMixture(ClosedForm):
         self.candidates = tuple(sorted({check_positive("num_components", k) for k in given}))
         self.restarts = check_positive("restarts", restarts)
         self.max_iterations = check_positive("max_iterations", max_iterations)
-        if not regularisation > 0:
-            raise ValueError(f"regularisation: expected > 0, got {regularisation}")
+        if not 0 < regularisation < float("inf"):
+            raise ValueError(f"regularisation: expected a finite number > 0, got {regularisation}")
         self.regularisation = regularisation
         most = self.candidates[-1]
         log_weights = torch.full((most,), -torch.inf)

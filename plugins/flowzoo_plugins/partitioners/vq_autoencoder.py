@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowzoo.interfaces import Stage
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_finite, check_rows
+from flowzoo.validation import check_finite, check_positive, check_rows
 from flowzoo_plugins.partitioners.coder import Coder
 from flowzoo_plugins.partitioners.codes import (
     CodePartitioner,
@@ -60,8 +60,8 @@ class VQAutoencoder(CodePartitioner):
         training: changes to 50 epochs of Adam at 1e-4, batches of 128.
 
     Raises:
-        ValueError: a count below 1, a negative commitment, an unknown init. Its stage raises for
-            fewer rows than charts under ``init="kmeans"``.
+        ValueError: a count below 1, a negative commitment or slope, an unknown init. Its stage
+            raises for fewer rows than charts under ``init="kmeans"``.
 
     Example:
         >>> charts = VQAutoencoder(3, num_charts=8, hidden=(16, 16), training={"epochs": 2})
@@ -84,9 +84,11 @@ class VQAutoencoder(CodePartitioner):
         restart_dead: bool = True,
         training: Mapping[str, Any] | TrainingOptions | None = None,
     ) -> None:
+        check_positive("latent", latent)
         super().__init__(features, num_charts=num_charts, code_features=latent)
-        if not commitment >= 0:
-            raise ValueError(f"commitment: expected >= 0, got {commitment}")
+        for name, value in (("commitment", commitment), ("negative_slope", negative_slope)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
         if init not in ("kmeans", "random"):
             raise ValueError(f"init: expected 'kmeans' or 'random', got {init!r}")
         self.commitment = commitment

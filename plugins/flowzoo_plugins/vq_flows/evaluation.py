@@ -93,7 +93,8 @@ def _elbo(model: VQFlow, x: Tensor) -> Tensor:
 def _active_log_prob(model: VQFlow, x: Tensor, active: ActiveCharts) -> Tensor:
     """log p(x | k) of the active charts only, (N, M), -inf elsewhere; one call of sum m(x) rows."""
     rows, width = active.index.shape
-    if active.mask is None:
+    # the meta device holds no values to choose pairs by
+    if active.mask is None or x.device.type == "meta":
         value = model.chart_log_prob(x.repeat_interleave(width, dim=0), active.index.reshape(-1))
         return value.reshape(rows, width)
     row, column = active.mask.nonzero(as_tuple=True)

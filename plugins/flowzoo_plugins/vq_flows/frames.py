@@ -37,8 +37,8 @@ class ChartFrames(nn.Module):
         self, features: int, num_charts: int, *, inflation: float = 1.6, shrinkage: float = 0.0
     ) -> None:
         super().__init__()
-        if not inflation > 0.0:
-            raise ValueError(f"frame_inflation: expected > 0, got {inflation}")
+        if not 0.0 < inflation < float("inf"):
+            raise ValueError(f"frame_inflation: expected a finite number > 0, got {inflation}")
         if not 0.0 <= shrinkage <= 1.0:
             raise ValueError(f"frame_shrinkage: expected in [0, 1], got {shrinkage}")
         self.inflation, self.shrinkage = inflation, shrinkage

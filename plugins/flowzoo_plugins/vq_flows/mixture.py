@@ -249,9 +249,13 @@ class VQFlow(Mixture):
         By default the estimate from ``leak_samples`` draws a chart, made once after training with a
         fixed seed and kept in the state dict (standard error sqrt(Z (1 - Z) / leak_samples)). With
         ``num_samples`` or ``generator`` a fresh estimate, which is not kept.
+
+        Raises:
+            ValueError: ``num_samples`` is not a positive integer.
         """
         if num_samples is not None or generator is not None:
-            return leakage.inside_mass(self, num_samples or self.leak_samples, generator)
+            draws = self.leak_samples if num_samples is None else num_samples
+            return leakage.inside_mass(self, check_positive("num_samples", draws), generator)
         if self.inside.device.type != "meta" and bool((self.inside < 0.0).any()):
             fixed = torch.Generator(device=self.inside.device).manual_seed(0)
             self.inside.copy_(leakage.inside_mass(self, self.leak_samples, fixed))
