@@ -48,9 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"worker: cannot read {folder / PACK}: {error}", file=sys.stderr)
         return 2
+    import torch
+
     from flowzoo_bench.allocator import keep_freed_memory
 
     keep_freed_memory()
+    torch.set_num_interop_threads(1)
     with _locked(folder / ".lock"):
         return PackRun(folder, pack).run()
 
@@ -79,7 +82,6 @@ class PackRun:
 
         from flowzoo.training import TrainingData, train_pack
 
-        torch.set_num_interop_threads(1)
         self._warm_up(torch.device(self.pack.runs[0].device))
         for spec in self.pack.runs:
             self._prepare(spec)

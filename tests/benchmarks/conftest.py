@@ -25,17 +25,31 @@ class Blob(Task):
 
     oracle = Evaluation(EXACT, LEBESGUE)
 
-    def __init__(self, *, rows: int = 64, broken: int = -1) -> None:
+    def __init__(self, *, rows: int = 64) -> None:
         super().__init__(2)
-        self.rows, self.broken = rows, broken
+        self.rows = rows
 
     def splits(self, seed):
         generator = torch.Generator().manual_seed(seed)
         draw = torch.randn(3 * self.rows, 2, dtype=torch.float64, generator=generator)
         return Splits(*draw.split(self.rows))
 
-    def log_prob(self, x):
+    def log_prob(self, x):  # the density of the unscaled draw
         return torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(dim=1)
+
+
+class Scaled(Task):
+    """Far from the origin and stretched; models see it standardised."""
+
+    standardize = True
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def splits(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(192, 2, dtype=torch.float64, generator=generator)
+        return Splits(*(draw * torch.tensor([10.0, 0.1]) + 100.0).split(64))
 
 
 class Shift(Mixture):
@@ -62,6 +76,10 @@ class Shift(Mixture):
             raise RuntimeError("this plugin raises")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill-some" and float(x[0, 0]) > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "raise-some" and float(x[0, 0]) > 0:
+            raise RuntimeError("not these data")
         if self.fault == "hang":
             if os.fork() == 0:
                 time.sleep(1000)
@@ -97,12 +115,13 @@ class MeanNorm(Metric):
     def compute(self, trained):
         if not isinstance(trained.model, Shift):
             return []
-        return [MetricValue("mean_norm", float(trained.model.mean.norm()), reference=0.0)]
+        return [MetricValue("mean_norm", float(trained.model.mean.detach().norm()), reference=0.0)]
 '''
 
 _SPECS = """
 from flowzoo.plugin import PluginSpec
 BLOB = PluginSpec("task", "blob", "a Gaussian", "faulty_plugins.parts:Blob")
+SCALED = PluginSpec("task", "scaled", "a Gaussian", "faulty_plugins.parts:Scaled")
 SHIFT = PluginSpec("mixture", "shift", "a shift", "faulty_plugins.parts:Shift")
 NORM = PluginSpec("metric", "mean-norm", "a norm", "faulty_plugins.parts:MeanNorm")
 ABSENT = PluginSpec("mixture", "absent", "needs more", "faulty_plugins.parts:Shift",
@@ -112,6 +131,7 @@ ABSENT = PluginSpec("mixture", "absent", "needs more", "faulty_plugins.parts:Shi
 _POINTS = """
 [flowzoo.tasks]
 blob = faulty_plugins:BLOB
+scaled = faulty_plugins:SCALED
 [flowzoo.mixtures]
 shift = faulty_plugins:SHIFT
 absent = faulty_plugins:ABSENT

@@ -6,13 +6,15 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from flowzoo import registry
+from flowzoo_bench.runspec import RunSpec
 
 HEAD = """
 name = "faults"
@@ -96,55 +98,23 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     assert [json.loads(p.read_text())["status"] for p in changed] == ["error"]
 
 
-def test_a_pack_with_a_dying_member_loses_only_that_member(bench: Any) -> None:
-    """One task's data kill the worker; its pack-mates are tried one by one."""
-    text = experiment("good", replicates=3)
-    text = text.replace('tasks = ["blob"]', 'tasks = ["blob", { name = "blob", label = "other" }]')
-    # equal task options would be the same run: tell them apart by an option that changes nothing
-    text = text.replace('label = "other"', 'label = "other", options = { broken = 1 }')
-    path = bench.write(text)
+def test_a_pack_with_failing_members_loses_only_those(bench: Any, faulty: Path) -> None:
+    """Some members' data break the method: the others are tried one by one."""
+    path = bench.write(experiment("kill-some", replicates=3))
     out = bench.folder / "out"
-    killer = """
-import os, signal, sys
-from pathlib import Path
-import faulty_plugins.parts as parts
-from flowzoo_bench import member, worker
-first = member.Member.measure
-def measure(self, fit, out):
-    if self.spec.task_label == "other" and self.spec.replicate == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return first(self, fit, out)
-member.Member.measure = measure
-sys.argv = sys.argv[1:]
-sys.exit(worker.main())
-"""
-    stand_in = bench.folder / "killer.py"
-    stand_in.write_text(killer)
-    driver = f"""
-import sys
-from flowzoo_bench.executors import local
-real = local.subprocess.Popen
-def popen(command, **options):
-    return real([sys.executable, {str(stand_in)!r}, *command[2:]], **options)
-local.subprocess.Popen = popen
-from flowzoo.cli import main
-sys.exit(main(["bench", {str(path)!r}, "--out", {str(out)!r}, "--no-figures", "--slots", "1"]))
-"""
-    ran = subprocess.run(
-        ["python", "-c", driver],
-        env=bench.environment,
-        executable=__import__("sys").executable,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert ran.returncode == 1, ran.stdout + ran.stderr
-    statuses = {
-        (r["spec"]["task_label"], r["spec"]["replicate"]): r["status"] for r in records(out)
-    }
-    assert len(statuses) == 6
-    assert [key for key, status in statuses.items() if status != "ok"] == [("other", 1)]
-    assert statuses["other", 1] == "crashed"
+    code, output = bench.run("bench", path, "--out", out, "--no-figures", "--slots", "2")
+    assert code == 1, output
+    found = records(out)
+    task = registry.build("task", "blob")
+    expected = {}
+    for record in found:
+        spec = RunSpec.model_validate(record["spec"])
+        unlucky = float(task.splits(spec.data_seed()).train[0, 0]) > 0
+        expected[spec.replicate] = "crashed" if unlucky else "ok"
+    assert {record["spec"]["replicate"]: record["status"] for record in found} == expected
+    assert set(expected.values()) == {"ok", "crashed"}  # the case has both
+    packs = [json.loads(path.read_text()) for path in out.glob("packs/*/pack.json")]
+    assert sorted(len(pack["runs"]) for pack in packs) == [1, 1, 1, 3]
 
 
 def test_missing_dependencies_are_skipped_rows(bench: Any) -> None:

@@ -1,0 +1,253 @@
+"""Tables and figures follow from records alone."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flowzoo_bench.records import ARRAYS, Record, run_folder, write_record, write_spec
+from flowzoo_bench.report.build import write_report
+from flowzoo_bench.report.load import load_results
+from flowzoo_bench.report.table import paired, table, too_good
+from flowzoo_bench.runspec import Part, RunSpec
+
+LL = "test_log_likelihood"
+
+
+def spec(method: str, replicate: int, task: str = "blob") -> RunSpec:
+    return RunSpec(
+        task=Part(name=task),
+        method=Part(name=method),
+        replicate=replicate,
+        task_label=task,
+        method_label=method,
+    )
+
+
+def density(value: float | None, oracle: float | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": LL,
+        "value": value,
+        "unit": "nats",
+        "direction": "max",
+        "likelihood": "exact",
+        "measure": "lebesgue",
+        "n": 100,
+        "stderr": 0.1,
+        "reference": oracle,
+        **more,
+    }
+
+
+def put(out: Path, run: RunSpec, *metrics: dict[str, Any], status: str = "ok", **more: Any) -> None:
+    write_spec(out, run)
+    given = {
+        "run_id": run.run_id,
+        "status": status,
+        "spec": run,
+        "pack_id": "p",
+        "metrics": list(metrics),
+    }
+    write_record(out, Record.model_validate({**given, **more}))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Three replicates of two methods, one of which fails once, and one that never ends."""
+    folder = tmp_path / "results"
+    for replicate, (a, b) in enumerate([(1.0, 0.5), (2.0, 1.0), (3.0, 2.5)]):
+        put(folder, spec("A", replicate), density(a, a + 0.25))
+        put(folder, spec("B", replicate), density(b, a + 0.25))
+    put(folder, spec("C", 0), density(None), status="non_finite", reason="not finite")
+    put(folder, spec("C", 1), status="crashed", reason="killed by | SIGKILL")
+    write_spec(folder, spec("C", 2))
+    return folder
+
+
+def rows_of(out: Path, name: str = "table.csv") -> list[dict[str, str]]:
+    with (out / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_means_intervals_and_gaps(out: Path) -> None:
+    write_report(out, figures=False)
+    rows = {(row["method"], row["metric"]): row for row in rows_of(out)}
+    a = rows["A", LL]
+    assert float(a["mean"]) == pytest.approx(2.0)
+    assert float(a["ci95"]) == pytest.approx(4.302652729911275 / math.sqrt(3))  # t(2), s = 1
+    assert (a["n"], a["ok"], a["failed"]) == ("3", "3", "0")
+    assert (a["likelihood"], a["measure"]) == ("exact", "lebesgue")
+    assert float(a["oracle"]) == pytest.approx(2.25)
+    assert float(a["gap"]) == pytest.approx(0.25)
+    assert float(rows["oracle", LL]["mean"]) == pytest.approx(2.25)
+    assert float(rows["oracle", LL]["gap"]) == 0.0
+    c = rows["C", LL]
+    assert (c["mean"], c["n"], c["ok"], c["failed"]) == ("", "0", "0", "2")
+
+
+def test_paired_differences_use_common_replicates_of_one_measure(out: Path) -> None:
+    put(out, spec("D", 1), density(5.0))
+    put(out, spec("E", 1), density(9.0, measure="surface(dim=2)"))
+    found = {(row.method_a, row.method_b): row for row in paired(load_results(out))}
+    ab = found["A", "B"]
+    assert (ab.mean_diff, ab.n) == (pytest.approx(2 / 3), 3)
+    assert ab.ci95 == pytest.approx(4.302652729911275 * math.sqrt(1 / 12) / math.sqrt(3))
+    assert (found["A", "D"].mean_diff, found["A", "D"].n) == (-3.0, 1)
+    assert found["A", "D"].ci95 is None
+    assert not any("E" in key for key in found)
+
+
+def test_the_page_shows_failures_first_and_the_oracle_on_top(out: Path) -> None:
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text()
+    assert page.index("## Failures") < page.index("## blob")
+    assert "killed by \\| SIGKILL" in page
+    assert "9 runs: 1 crashed, 1 non_finite, 6 ok, 1 pending." in page
+    body = page[page.index("## blob") :]
+    assert (
+        body.index("**oracle**") < body.index("| A |") < body.index("| B |") < body.index("| C |")
+    )
+
+
+def test_measures_are_never_ranked_together(out: Path) -> None:
+    put(out, spec("S", 0), density(100.0, measure="surface(dim=2)"))
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text()
+    first = page.index("Densities against lebesgue")
+    second = page.index("Densities against surface(dim=2)")
+    assert first < page.index("| A |") < second < page.index("| S |")
+
+
+def test_bounds_and_estimates_are_marked(out: Path) -> None:
+    put(out, spec("L", 0), density(7.0, likelihood="lower_bound"))
+    put(out, spec("M", 0), density(8.0, likelihood="estimate(64)"))
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text()
+    assert "| L | ≥ 7 |" in page
+    assert "| M | ~ 8 |" in page
+
+
+def test_real_data_stands_beside_scores_of_samples(out: Path) -> None:
+    score = {"name": "sample_kde_cv", "value": 1.5, "unit": "nats", "reference": 2.5}
+    put(out, spec("A", 0), density(1.0, 1.25), score)
+    rows = {(row.method, row.metric): row for row in table(load_results(out))}
+    assert rows["real data", "sample_kde_cv"].mean == 2.5
+    assert rows["A", "sample_kde_cv"].gap is None
+    write_report(out, figures=False)
+    assert "*real data*" in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gap", "likelihood", "bug"),
+    [
+        (-0.5, "exact", True),
+        (-0.2, "exact", False),
+        (-0.5, "lower_bound", False),
+        (0.5, "exact", False),
+    ],
+)
+def test_an_exact_density_above_the_oracle_is_a_bug(
+    tmp_path: Path, gap: float, likelihood: str, bug: bool
+) -> None:
+    row = {
+        "name": "gap_to_oracle",
+        "value": gap,
+        "stderr": 0.1,
+        "direction": "min",
+        "likelihood": likelihood,
+        "measure": "lebesgue",
+    }
+    put(tmp_path, spec("A", 0), density(1.0, 1.0), row)
+    assert bool(too_good(load_results(tmp_path))) is bug
+
+
+def test_amortised_times_have_a_name_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, spec("A", 0), clocks={"train_s": 2.0, "members": 5, "amortised": True})
+    put(tmp_path, spec("B", 0), clocks={"train_s": 3.0})
+    put(tmp_path, spec("P", 0), memory={"peak_rss": 2**20, "shared": True})
+    put(tmp_path, spec("Q", 0), memory={"peak_rss": 2**20})
+    names = {(row.method, row.metric) for row in table(load_results(tmp_path))}
+    assert ("A", "train_seconds_amortised") in names and ("A", "train_seconds") not in names
+    assert ("B", "train_seconds") in names
+    assert ("P", "peak_memory_of_pack") in names and ("Q", "peak_memory") in names
+
+
+def test_derived_files_can_be_deleted_and_come_back_equal(out: Path) -> None:
+    write_report(out)
+    derived = {path: path.read_bytes() for path in out.glob("*.*")}
+    assert {path.name for path in derived} == {"table.csv", "table.md", "paired.csv"}
+    for path in derived:
+        path.unlink()
+    shutil.rmtree(out / "figures", ignore_errors=True)
+    write_report(out)
+    assert {path: path.read_bytes() for path in derived} == derived
+
+
+def test_damaged_records_are_listed_not_fatal(out: Path) -> None:
+    (run_folder(out, spec("B", 1).run_id) / "record.json").write_text("{")
+    (out / "records" / "stray").mkdir()
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text()
+    assert "unreadable" in page and "records/stray" in page
+    (b,) = [row for row in rows_of(out) if row["method"] == "B"]
+    assert (b["n"], b["ok"], b["failed"]) == ("2", "2", "1")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a folder that flowzoo bench made"):
+        write_report(tmp_path)
+
+
+def put_with_arrays(folder: Path, features: int) -> None:
+    """A run with everything a figure is drawn from, stray and non-finite samples included."""
+    run = spec("A", 0)
+    points = [
+        {"epoch": e, "step": e, "train": 1.0, "valid": 1.0 / e, "seconds": 0.1} for e in (1, 2)
+    ]
+    curve = {"stage": "flow", "epochs": 2, "best_epoch": 2, "best_valid": 1.0, "points": points}
+    data = {
+        "features": features,
+        "train": 9,
+        "valid": 9,
+        "test": 9,
+        "bin_width": 1.0 if features == 64 else None,
+    }
+    put(folder, run, density(1.0), curves=[curve], data=data)
+    x, samples = torch.randn(50, features), torch.randn(50, features)
+    samples[3] = float("nan")
+    samples[4] = 1e6
+    charts = torch.arange(50, dtype=torch.int32) % 30
+    arrays = {"data": x, "samples": samples, "data_charts": charts}
+    layers = {"layers/00": x.clone(), "layers/01": samples.clone()}
+    save_file({**arrays, **layers}, run_folder(folder, run.run_id) / ARRAYS)
+
+
+FIGURES = {f"blob-{kind}.png" for kind in ("samples", "charts", "curves", "layers-a")}
+
+
+@pytest.mark.parametrize("features", [1, 2, 3, 30, 64])
+def test_figures_for_every_width(tmp_path: Path, features: int) -> None:
+    put_with_arrays(tmp_path, features)
+    write_report(tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == FIGURES
+    for path in (tmp_path / "figures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
+    put_with_arrays(tmp_path, 3)
+    code = (
+        "import sys; from pathlib import Path; from flowzoo_bench.report.build import write_report;"
+        f"write_report(Path({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == FIGURES

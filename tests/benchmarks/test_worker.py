@@ -1,0 +1,187 @@
+"""A pack from its folder to its records, in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flowzoo import registry
+from flowzoo_bench.member import Member
+from flowzoo_bench.records import ARRAYS, WEIGHTS, Record, find_record, run_folder
+from flowzoo_bench.runspec import PackSpec, Part, RunSpec
+from flowzoo_bench.tasks.standardize import Standardizer
+from flowzoo_bench.worker import PACK_FAILED, PackRun
+
+
+def spec(replicate: int = 0, task: str = "blob", **options: Any) -> RunSpec:
+    return RunSpec(
+        task=Part(name=task),
+        method=Part(name="shift", options=options),
+        metrics=(Part(name="log-likelihood"), Part(name="mean-norm")),
+        replicate=replicate,
+        num_samples=20,
+        task_label=task,
+        method_label="shift",
+    )
+
+
+def run(out: Path, *specs: RunSpec) -> int:
+    pack = PackSpec.of(specs)
+    folder = out / "packs" / pack.pack_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return PackRun(folder, pack).run()
+
+
+def record(out: Path, run_spec: RunSpec) -> Record:
+    found = find_record(out, run_spec.run_id)
+    assert found is not None
+    return found
+
+
+def content(out: Path, run_spec: RunSpec) -> dict[str, Any]:
+    data = record(out, run_spec).model_dump(
+        exclude={"clocks", "memory", "ended", "started", "curves"}
+    )
+    return json.loads(json.dumps(data, default=str))
+
+
+def test_the_same_pack_twice_gives_equal_records(faulty: Path, tmp_path: Path) -> None:
+    specs = [spec(r) for r in range(3)]
+    for name in ("a", "b"):
+        assert run(tmp_path / name, *specs) == 0
+    for item in specs:
+        assert content(tmp_path / "a", item) == content(tmp_path / "b", item)
+        one = (run_folder(tmp_path / "a", item.run_id) / ARRAYS).read_bytes()
+        assert one == (run_folder(tmp_path / "b", item.run_id) / ARRAYS).read_bytes()
+
+
+def test_packed_and_alone_agree_and_say_which(faulty: Path, tmp_path: Path) -> None:
+    specs = [spec(r).model_copy(update={"precision": "float64"}) for r in range(3)]
+    run(tmp_path / "packed", *specs)
+    run(tmp_path / "alone", specs[1])
+    packed, alone = record(tmp_path / "packed", specs[1]), record(tmp_path / "alone", specs[1])
+    for one, two in zip(packed.metrics, alone.metrics, strict=True):
+        assert one.value == pytest.approx(two.value, abs=1e-9)
+    assert packed.clocks.amortised and packed.clocks.members == 3 and packed.memory.shared
+    assert not alone.clocks.amortised and not alone.memory.shared
+
+
+def test_what_a_record_holds(faulty: Path, tmp_path: Path) -> None:
+    item = spec(epochs=4).model_copy(update={"keep": ("model",)})
+    assert run(tmp_path, item) == 0
+    found = record(tmp_path, item)
+    assert found.status == "ok" and found.parameters == 2
+    assert found.metrics[0].name == "test_log_likelihood"
+    assert found.metrics[0].likelihood == "exact" and found.metrics[0].measure == "lebesgue"
+    (curve,) = found.curves
+    assert curve.epochs == 4 and len(curve.points) == 4
+    assert found.data is not None and found.data.train == 64
+    assert {"python", "torch", "flowzoo", "threads"} <= found.software.keys()
+    assert found.clocks.train_s is not None and found.clocks.eval_s is not None
+    arrays = load_file(run_folder(tmp_path, item.run_id) / ARRAYS)
+    assert arrays["samples"].shape == arrays["data"].shape == (20, 2)
+    assert set(load_file(run_folder(tmp_path, item.run_id) / WEIGHTS)) == {"mean"}
+
+
+def test_scores_and_samples_are_in_original_units(faulty: Path) -> None:
+    member = Member(spec(task="scaled").model_copy(update={"precision": "float64"}))
+    scaling = Standardizer.fit(member.splits.train)
+    assert member.train.mean(dim=0).abs().max() < 1e-9
+    with torch.no_grad():
+        member.model.mean.zero_()
+    x = member.splits.test
+    z = (x - scaling.shift) / scaling.scale
+    expected = -0.5 * (z**2).sum(1) - math.log(2 * math.pi) - scaling.scale.log().sum()
+    assert torch.allclose(member.log_prob(x, None), expected, atol=1e-9)
+    samples = member.sample(4000, 1)
+    assert samples.dtype == torch.float64
+    assert abs(float(samples[:, 0].mean()) - 100) < 2 and 9 < float(samples[:, 0].std()) < 12
+    assert torch.equal(samples, member.sample(4000, 1))
+
+
+def test_members_meet_the_same_data_whatever_the_method(faulty: Path) -> None:
+    one, two = Member(spec(epochs=3)), Member(spec(epochs=9))
+    assert torch.equal(one.splits.train, two.splits.train)
+    assert not torch.equal(one.model.mean, two.model.mean)
+    assert torch.equal(one.model.mean, Member(spec(epochs=3)).model.mean)
+
+
+def test_building_leaves_the_random_state_alone(faulty: Path) -> None:
+    before = torch.get_rng_state()
+    Member(spec())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_pack_that_raises_asks_to_be_split(faulty: Path, tmp_path: Path) -> None:
+    specs = [spec(r, fault="raise-some") for r in range(6)]
+    assert run(tmp_path, *specs) == PACK_FAILED
+    assert not any(find_record(tmp_path, item.run_id) for item in specs)
+    task = registry.build("task", "blob")
+    for item in specs:
+        assert run(tmp_path, item) == 0
+        unlucky = float(task.splits(item.data_seed()).train[0, 0]) > 0
+        assert record(tmp_path, item).status == ("error" if unlucky else "ok")
+
+
+def test_one_members_metrics_fail_alone(
+    faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [spec(r) for r in range(3)]
+    original = Member.log_prob
+
+    def fail(self: Member, x: torch.Tensor, evaluation: str | None) -> torch.Tensor:
+        if self.spec.replicate == 1:
+            raise RuntimeError("no score for you")
+        return original(self, x, evaluation)
+
+    monkeypatch.setattr(Member, "log_prob", fail)
+    assert run(tmp_path, *specs) == 0
+    assert [record(tmp_path, item).status for item in specs] == ["ok", "error", "ok"]
+    assert "no score for you" in record(tmp_path, specs[1]).reason
+    assert record(tmp_path, specs[1]).curves  # what training said is kept
+
+
+def test_data_that_cannot_be_made_are_one_error_row(
+    faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [spec(r) for r in range(2)]
+    bad = specs[0].data_seed()
+    blob = registry.load("task", "blob")
+    original = blob.splits
+
+    def fail(self: Any, seed: int) -> Any:
+        if seed == bad:
+            raise OSError("the disk is gone")
+        return original(self, seed)
+
+    monkeypatch.setattr(blob, "splits", fail)
+    assert run(tmp_path, *specs) == 0
+    assert [record(tmp_path, item).status for item in specs] == ["error", "ok"]
+    assert record(tmp_path, specs[0]).reason == "OSError: the disk is gone"
+
+
+def test_members_with_a_result_are_not_measured_again(faulty: Path, tmp_path: Path) -> None:
+    specs = [spec(r) for r in range(2)]
+    run(tmp_path, *specs)
+    path = run_folder(tmp_path, specs[0].run_id) / "record.json"
+    (run_folder(tmp_path, specs[1].run_id) / "record.json").unlink()
+    before = path.stat().st_mtime_ns
+    run(tmp_path, *specs)
+    assert path.stat().st_mtime_ns == before
+    assert record(tmp_path, specs[1]).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("nan", "diverged"), ("score", "error"), ("score-nan", "non_finite"), ("", "ok")],
+)
+def test_statuses(faulty: Path, tmp_path: Path, fault: str, status: str) -> None:
+    item = spec(fault=fault)
+    assert run(tmp_path, item) == 0
+    assert record(tmp_path, item).status == status
