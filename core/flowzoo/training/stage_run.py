@@ -31,7 +31,7 @@ class StageRun:
     """Trains the members of one pack through one stage with a loss.
 
     Each member has its own data order, noise, early stopping, best state and gradient clip. One
-    that stops keeps its slot, ignored, until half of the slots are idle; then the pack compacts.
+    that stops keeps its slot, ignored, until an eighth of the slots idle; then the pack compacts.
 
     Args:
         models: all models of the training, on their device; only ``members`` are touched.
@@ -128,7 +128,7 @@ class StageRun:
         position.seconds += time.perf_counter() - began
         for slot, diverged in stopping:  # callers measure members here: not training time
             self._stop(slot, diverged)
-        if self.running and 2 * len(self.running) <= len(self.slots):
+        if self.running and 8 * (len(self.slots) - len(self.running)) >= len(self.slots):
             self._compact()
 
     def _step(self, chosen: Tensor) -> None:
