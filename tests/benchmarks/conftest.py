@@ -173,7 +173,7 @@ class Bench:
 
     def run(self, *arguments: object) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=500)
         return process.returncode, output
 
 
