@@ -49,6 +49,7 @@ def by_method(out: Path) -> dict[str, dict[str, Any]]:
     return {record["spec"]["method_label"]: record for record in records(out)}
 
 
+@pytest.mark.slow
 def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int]]) -> None:
     faults = ["good", "raise", "kill", "nan", "hang", "flood", "score", "score-nan", "liar"]
     path = bench.write(experiment(*faults, timeout=300.0))
@@ -102,6 +103,7 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     assert [json.loads(p.read_text())["status"] for p in changed] == ["error"]
 
 
+@pytest.mark.slow
 def test_a_pack_with_failing_members_loses_only_those(bench: Any, faulty: Path) -> None:
     """Some members' data break the method: the others are tried one by one."""
     path = bench.write(experiment("kill-some", replicates=3))
@@ -177,6 +179,7 @@ def test_an_unwritable_folder_is_a_clear_error(bench: Any) -> None:
         assert "cannot write" in output and "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(bench: Any) -> None:
     out = bench.folder / "out"
     path = bench.write(experiment("good"))
