@@ -69,7 +69,7 @@ def side_by_side(ours: dict[Key, Number], theirs: dict[Key, Number], metric: str
     extra = [
         method
         for method in dict.fromkeys(method for _, method, name in ours if name == metric)
-        if method not in methods
+        if method not in (*methods, "oracle")
     ]
     lines = [
         "| set | oracle | " + " | ".join([*methods, *extra]) + " |",

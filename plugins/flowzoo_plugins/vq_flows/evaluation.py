@@ -68,17 +68,10 @@ def log_joint(
     if evaluation == "renormalised":
         if log_inside is None:
             raise ValueError("log_inside: expected (K,) for 'renormalised', got None")
-        log_weight = renormalised_log_weights(log_weight, log_inside)
-        # where no draw fell inside, the weight is -inf already
-        log_weight = log_weight - torch.where(log_inside > -torch.inf, log_inside, 0.0)
+        log_weight = log_weight - log_inside
     active = model.active(x)
     local = _spread(active, _active_log_prob(model, x, active), model.num_charts, -torch.inf)
     return local + log_weight
-
-
-def renormalised_log_weights(log_weight: Tensor, log_inside: Tensor) -> Tensor:
-    """log p(k) over the charts with Z_k > 0; without mass inside there is nothing to divide."""
-    return torch.where(log_inside > -torch.inf, log_weight, -torch.inf).log_softmax(dim=0)
 
 
 def _elbo(model: VQFlow, x: Tensor) -> Tensor:

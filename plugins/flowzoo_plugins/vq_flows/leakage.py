@@ -39,7 +39,8 @@ def inside_mass(model: VQFlow, num_samples: int, generator: torch.Generator | No
             z = model.flow.prior.sample(rows, generator=generator)
             chart = torch.full((rows,), k, dtype=torch.int64, device=z.device)
             hits = hits + is_inside(model, model.chart_decode(z, chart).value, chart).sum()
-        masses.append(hits / num_samples)
+        # no hit at all: half a draw, so that a row of that chart still has a finite score
+        masses.append(hits.clamp(min=0.5) / num_samples)
     return torch.stack(masses)
 
 

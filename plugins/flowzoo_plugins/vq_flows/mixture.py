@@ -289,10 +289,7 @@ class VQFlow(Mixture):
             return super().sample(num, temperature=temperature, generator=generator)
         if num < 0 or not temperature > 0:
             return super().sample(num, temperature=temperature)  # raises
-        with torch.no_grad():
-            weights = scoring.renormalised_log_weights(
-                self.weights.log_prob(), self.chart_leak().log()
-            ).exp()
+        weights = self.weights.log_prob().detach().exp()
         return leakage.rejection_sample(self, num, weights, temperature, generator)
 
     @torch.no_grad()
