@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import flowzoo
 import pytest
 import torch
+
+import flowzoo
 from flowzoo.training import TrainingData, train_pack
 
 pytestmark = [
