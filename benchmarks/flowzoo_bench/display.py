@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from flowzoo_bench.records import Record
@@ -18,6 +17,8 @@ class Display:
     """Writes to stderr; a context manager, so that the terminal is left as it was."""
 
     def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console  # here: importing it draws from Python's global generator
+
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
         self._bar: TaskID | None = None

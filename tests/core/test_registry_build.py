@@ -363,4 +363,5 @@ def test_every_built_in_refuses_a_misspelt_option_by_name(kind: str, name: str) 
 def test_every_built_in_option_has_a_type_and_a_default(kind: str, name: str) -> None:
     for option in options_of(registry.load(kind, name)).values():
         assert option.annotation is not Any, f"{option.name}: not annotated or not resolvable"
-        assert option.name == "features" or not option.required, f"{option.name}: no default"
+        inherent = option.name == "features" or (name, option.name) == ("file", "path")
+        assert inherent or not option.required, f"{option.name}: no default"
