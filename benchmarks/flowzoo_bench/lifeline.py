@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
+PARENT_PIPE = "FLOWZOO_PARENT_PIPE"
+"""Names the file descriptor whose end of file tells a worker that its parent is gone."""
+LOG = "log.txt"
+"""Where a worker's output goes, in its pack's folder."""
+
 
 def tie_to_parent(variable: str) -> None:
     """Fork a watcher that kills this process group at the end of file of the parent's pipe.

@@ -18,8 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowzoo_bench.executors.local import LOG, PARENT_PIPE
-from flowzoo_bench.lifeline import tie_to_parent
+from flowzoo_bench.lifeline import LOG, PARENT_PIPE, tie_to_parent
 from flowzoo_bench.records import Record, is_final, write_record
 from flowzoo_bench.runspec import PackSpec, RunSpec
 

@@ -13,7 +13,8 @@ import pytest
 
 from flowzoo.interfaces.executor import Executor, Job, Outcome
 from flowzoo_bench.executors import local
-from flowzoo_bench.executors.local import LOG, LocalExecutor
+from flowzoo_bench.executors.local import LocalExecutor
+from flowzoo_bench.lifeline import LOG
 
 # stands in for the worker: the job's folder holds what it should do
 _WORKER = """

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from flowzoo.interfaces.executor import Executor, Job, Outcome
+from flowzoo_bench.lifeline import LOG, PARENT_PIPE
 
-PARENT_PIPE = "FLOWZOO_PARENT_PIPE"
-"""Names the file descriptor whose end of file tells a worker that its parent is gone."""
-LOG = "log.txt"
 _HEAD, _TAIL = 1 << 20, 1 << 16  # bytes of output kept from the start and from the end
 _POLL = 0.02
 
