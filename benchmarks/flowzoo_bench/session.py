@@ -132,6 +132,7 @@ class Session:
         packs: list[tuple[PackSpec, float]] = []
         for path in sorted((self.out / PACKS).glob(f"*/{PACK}")):
             if (path.parent / OUTCOME).exists():
+                _drop_checkpoints(path.parent)  # the bench may have died between the two
                 continue
             try:
                 pack = PackSpec.model_validate_json(path.read_bytes())
@@ -141,6 +142,8 @@ class Session:
             wanted = [left.pop(run_id) for run_id in ids if run_id in left]
             if wanted:
                 packs.append((pack, sum(item.cost for item in wanted)))
+            elif all(self._is_final(spec) for spec in pack.runs):
+                self._close(path.parent, "finished", "")  # the bench died after the last record
         return packs + make_packs(left.values(), self.experiment.pack_size, git_commit())
 
     def _submit(self, executor: Executor, pack: PackSpec, cost: float) -> None:
@@ -162,24 +165,18 @@ class Session:
         if missing and len(pack.runs) == 1:
             status = "timeout" if outcome.status == "timeout" else "crashed"
             self._write_row(missing[0], pack.pack_id, status, reason)
-        self._close(outcome)
+        self._close(outcome.job.folder, outcome.status, outcome.reason, outcome.seconds)
         if missing and len(pack.runs) > 1:
             cost = outcome.job.cost / len(pack.runs)
             for spec in missing:
                 self._submit(executor, PackSpec.of([spec], pack.commit), cost)
 
-    def _close(self, outcome: Outcome) -> None:
-        """Mark the pack as over, then drop its checkpoints."""
-        folder = outcome.job.folder
-        data = {
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "seconds": round(outcome.seconds, 3),
-        }
+    def _close(self, folder: Path, status: str, reason: str, seconds: float | None = None) -> None:
+        """Mark the pack as over, then drop its checkpoints; no seconds: nobody saw it end."""
+        rounded = None if seconds is None else round(seconds, 3)
+        data = {"status": status, "reason": reason, "seconds": rounded}
         write_atomically(folder / OUTCOME, json.dumps(data, indent=1).encode())
-        for path in folder.glob("checkpoint.safetensors*"):
-            path.unlink(missing_ok=True)
-        (folder / "progress.json").unlink(missing_ok=True)
+        _drop_checkpoints(folder)
 
     def _write_row(self, spec: RunSpec, pack_id: str, status: str, reason: str) -> None:
         record = Record.model_validate(
@@ -218,6 +215,12 @@ class Session:
         tasks = list(dict.fromkeys(spec.task_label for spec in runs))
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
         return f"{runs[0].method_label} on {where}, {len(runs)} run{'s' * (len(runs) > 1)}"
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint.safetensors*"):
+        path.unlink(missing_ok=True)
+    (folder / "progress.json").unlink(missing_ok=True)
 
 
 def _progress(job: Job) -> str:

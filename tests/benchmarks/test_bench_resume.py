@@ -104,3 +104,24 @@ def test_kills_and_resume(
     code, output = bench.run(*arguments, out)
     assert code == 0
     assert "6 runs, 6 already done" in output
+
+
+@pytest.mark.parametrize("outcome", [True, False])
+def test_checkpoints_left_by_a_kill_at_the_end_are_dropped(bench: Any, outcome: bool) -> None:
+    """The bench may die after the last record: before the outcome, or between it and the drop."""
+    path = bench.write(TEXT)
+    out = bench.folder / f"late-{outcome}"
+    arguments = ("bench", path, "--no-figures", "--methods", "flow", "--out", out)
+    code, output = bench.run(*arguments)
+    assert code == 0, output
+    before = load(out)
+    (folder,) = (file.parent for file in out.glob("packs/*/pack.json"))
+    for name in ("checkpoint.safetensors", "checkpoint.safetensors.tmp", "progress.json"):
+        (folder / name).write_bytes(b"left")
+    if not outcome:
+        (folder / "outcome.json").unlink()
+    code, output = bench.run(*arguments)
+    assert code == 0, output
+    assert load(out) == before
+    assert not list(folder.glob("checkpoint*")) and not list(folder.glob("progress*"))
+    assert (folder / "outcome.json").exists()
