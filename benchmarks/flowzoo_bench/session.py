@@ -91,6 +91,7 @@ class Session:
 
     def run(self, executor: Executor, display: Display) -> None:
         """Run what has no result yet; afterwards every planned run has a record."""
+        self._sweep()
         self._write_plan()
         pending = [item for item in self.planned if not self._is_final(item.spec)]
         for item in pending:
@@ -116,6 +117,12 @@ class Session:
             status = "pending" if record is None else record.status
             counts[status] = counts.get(status, 0) + 1
         return counts
+
+    def _sweep(self) -> None:
+        """Drop what a kill left between writing a file and its rename."""
+        for pattern in (".*.tmp", "*/*/.*.tmp"):
+            for path in self.out.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _write_plan(self) -> None:
         for item in self.planned:

@@ -99,7 +99,7 @@ def test_kills_and_resume(
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before
     assert load(out) == expected
     assert arrays(out) == arrays(whole)
-    assert not list(out.glob("packs/*/checkpoint*"))
+    assert not list(out.glob("packs/*/*checkpoint*")) and not list(out.rglob("*.tmp"))
     # and once more: nothing to do
     code, output = bench.run(*arguments, out)
     assert code == 0
@@ -116,12 +116,16 @@ def test_checkpoints_left_by_a_kill_at_the_end_are_dropped(bench: Any, outcome: 
     assert code == 0, output
     before = load(out)
     (folder,) = (file.parent for file in out.glob("packs/*/pack.json"))
-    for name in ("checkpoint.safetensors", "checkpoint.safetensors.tmp", "progress.json"):
+    (record, *_) = out.glob("records/*")
+    for name in (".checkpoint.safetensors.77.tmp", "checkpoint.safetensors", "progress.json"):
         (folder / name).write_bytes(b"left")
+    (record / ".record.json.77.tmp").write_bytes(b'{"half": ')
     if not outcome:
         (folder / "outcome.json").unlink()
     code, output = bench.run(*arguments)
     assert code == 0, output
     assert load(out) == before
-    assert not list(folder.glob("checkpoint*")) and not list(folder.glob("progress*"))
+    assert not [file for file in folder.iterdir() if "checkpoint" in file.name]
+    assert not (folder / "progress.json").exists()
+    assert not list(out.rglob("*.tmp"))
     assert (folder / "outcome.json").exists()
