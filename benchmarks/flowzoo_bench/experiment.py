@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from flowzoo.options import nearest
 from flowzoo_bench.runspec import Precision
+from flowzoo_bench.sweep import sweep_points
 
 
 class UsageError(ValueError):
@@ -36,17 +37,36 @@ class PartEntry(_Strict):
 
 
 class MethodEntry(_Strict):
-    """A method: label, registered mixture, options, and where it runs (by default everywhere)."""
+    """A method: label, registered mixture, options, and where it runs (by default everywhere).
+
+    With ``sweep = { "partitioner.num_charts" = [2, 4] }`` it stands for one method a value,
+    labelled ``LABEL num_charts=2`` and so on, and the report draws the scores against the value.
+    """
 
     label: str
     mixture: str
     options: dict[str, Any] = Field(default_factory=dict)
+    sweep: dict[str, list[Any]] = Field(default_factory=dict)
     tasks: list[str] | None = None
     exclude_tasks: list[str] = Field(default_factory=list)
 
     def runs_on(self, task: str) -> bool:
         """Whether the method runs on the task with this label."""
         return (self.tasks is None or task in self.tasks) and task not in self.exclude_tasks
+
+    def expanded(self) -> list[MethodEntry]:
+        """The method itself, or one method for each value of its sweep.
+
+        Raises:
+            ValueError: a sweep that cannot be.
+        """
+        points = sweep_points(self.label, self.sweep)
+        return [
+            self.model_copy(
+                update={"label": point.label, "options": point.into(self.options), "sweep": {}}
+            )
+            for point in points
+        ] or [self]
 
 
 class Experiment(_Strict):
@@ -88,6 +108,21 @@ class Experiment(_Strict):
         if isinstance(value, list):
             return [{"name": item} if isinstance(item, str) else item for item in value]
         return value
+
+    def expanded(self) -> list[MethodEntry]:
+        """All methods, each sweep as one method a value."""
+        return [entry for method in self.methods for entry in method.expanded()]
+
+    def labels(self) -> list[str]:
+        """Names a method can be asked for by: of each method, and of each value of a sweep."""
+        return [
+            label
+            for method in self.methods
+            for label in (
+                *([method.label] if method.sweep else []),
+                *(entry.label for entry in method.expanded()),
+            )
+        ]
 
 
 _TABLES: dict[str, type[BaseModel]] = {
@@ -145,9 +180,13 @@ def parse_experiment(data: dict[str, Any], owner: str) -> Experiment:
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
         raise UsageError("; ".join(f"{owner}: {line}" for line in lines)) from None
+    try:
+        labels_of_methods = experiment.labels()
+    except ValueError as error:
+        raise UsageError(f"{owner}: methods: {error}") from None
     for kind, labels in (
         ("tasks", [task.shown for task in experiment.tasks]),
-        ("methods", [method.label for method in experiment.methods]),
+        ("methods", labels_of_methods),
     ):
         for label in labels:
             if labels.count(label) > 1:
@@ -188,7 +227,7 @@ def select(
     methods: Sequence[str] | None = None,
     replicates: int | None = None,
 ) -> Experiment:
-    """The part of an experiment that was asked for, by labels.
+    """The part of an experiment that was asked for, by labels; that of a sweep means all of it.
 
     Raises:
         UsageError: an unknown label, or replicates below 1.
@@ -196,7 +235,7 @@ def select(
     if replicates is not None and replicates < 1:
         raise UsageError(f"--replicates: expected at least 1, got {replicates}")
     known_tasks = [task.shown for task in experiment.tasks]
-    known_methods = [method.label for method in experiment.methods]
+    known_methods = experiment.labels()
     for option, asked, known in (
         ("--tasks", tasks, known_tasks),
         ("--methods", methods, known_methods),
@@ -215,8 +254,9 @@ def select(
                 "exclude_tasks": [t for t in method.exclude_tasks if t in names],
             }
         )
-        for method in experiment.methods
-        if methods is None or method.label in methods
+        for written in experiment.methods
+        for method in written.expanded()
+        if methods is None or method.label in methods or written.label in methods
     ]
     return experiment.model_copy(
         update={

@@ -62,12 +62,13 @@ class Planner:
         """All runs: by task, then method, then replicate."""
         tasks = {entry.shown: self._task(entry) for entry in self.experiment.tasks}
         metrics = tuple(self._metric(entry) for entry in self.experiment.metrics)
-        methods = {entry.label: self._method(entry) for entry in self.experiment.methods}
+        entries = self.experiment.expanded()
+        methods = {entry.label: self._method(entry) for entry in entries}
         planned: list[Planned] = []
         for entry in self.experiment.tasks:
             task, task_part = tasks[entry.shown]
             shapes: dict[int, tuple[int, ...] | None] = {}
-            for method in self.experiment.methods:
+            for method in entries:
                 if not method.runs_on(entry.shown):
                     continue
                 part, parts, skip = methods[method.label]

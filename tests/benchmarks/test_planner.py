@@ -177,6 +177,53 @@ def test_selection_names_the_nearest_label() -> None:
     assert chosen.replicates == 1
 
 
+SWEPT = {
+    "label": "s",
+    "mixture": "shift",
+    "options": {"training": {"lr": 0.1}, "pause": 0.0},
+    "sweep": {"training.epochs": [3, 4]},
+}
+
+
+def test_a_sweep_is_one_method_a_value(faulty: Path) -> None:
+    swept = tiny(tasks=["blob"], replicates=1, methods=[SWEPT])
+    plain = [
+        {"label": f"s epochs={n}", "mixture": "shift", "options": {"training": t, "pause": 0.0}}
+        for n, t in ((3, {"lr": 0.1, "epochs": 3}), (4, {"lr": 0.1, "epochs": 4}))
+    ]
+    expected = Planner(tiny(tasks=["blob"], replicates=1, methods=plain)).plan()
+    planned = Planner(swept).plan()
+    assert [item.spec for item in planned] == [item.spec for item in expected]
+    assert swept.methods[0].options == SWEPT["options"]  # not changed on the way
+    assert [m.label for m in select(swept, methods=["s"]).methods] == ["s epochs=3", "s epochs=4"]
+    assert [m.label for m in select(swept, methods=["s epochs=4"]).methods] == ["s epochs=4"]
+    with pytest.raises(UsageError, match="did you mean 's epochs=3'"):
+        select(swept, methods=["s epoch=3"])
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"a": [1], "b": [2]}, r"expected one option, got \['a', 'b'\]"),
+        ({"a": []}, r"'a': expected at least one value"),
+        ({"a": [1, 1]}, r"distinct values, got 's a=1'"),
+        ({"a": [{"b": 1}]}, r"expected numbers or texts"),
+        ({"a..b": [1]}, r"got 'a..b'"),
+        ({"pause.x": [1]}, r"expected a table at 'pause', got 0.0"),
+        ({"a": ["x,y"]}, r"label without comma"),
+        ({"a": 3}, r"sweep.a: .*got 3"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(sweep: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny(methods=[{**SWEPT, "sweep": sweep}])
+
+
+def test_a_sweep_and_a_method_cannot_share_a_label() -> None:
+    with pytest.raises(UsageError, match="distinct labels, got 's'"):
+        tiny(methods=[SWEPT, {"label": "s", "mixture": "shift"}])
+
+
 def test_packs_hold_one_configuration_and_one_shape(faulty: Path) -> None:
     planned = Planner(tiny()).plan()
     assert len(planned) == 6

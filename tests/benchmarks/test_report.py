@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from flowzoo_bench.records import ARRAYS, Record, run_folder, write_record, write_spec
 from flowzoo_bench.report.build import write_report
 from flowzoo_bench.report.load import load_results
+from flowzoo_bench.report.sweeps import sweep_figures
 from flowzoo_bench.report.table import paired, table, too_good
 from flowzoo_bench.runspec import Part, RunSpec
 
@@ -241,6 +243,35 @@ def test_figures_for_every_width(tmp_path: Path, features: int) -> None:
     assert {path.name for path in (tmp_path / "figures").iterdir()} == FIGURES
     for path in (tmp_path / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("values", [[2, 4, 64], ["a", "b"], [1, 2], [-1.5, 0.0]])
+def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> None:
+    methods = [{"label": "kmeans", "sweep": {"partitioner.num": values}}, {"label": "flow"}]
+    for number, value in enumerate(values):
+        for replicate in (0, 1):
+            run = spec(f"kmeans num={value}", replicate)
+            put(tmp_path, run, density(number + replicate, 9.0))
+    put(tmp_path, spec("flow", 0), density(0.5, 9.0))
+    experiment = {"tasks": [{"name": "blob", "label": ""}], "methods": methods}
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
+    write_report(tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "blob-sweep-partitioner-num.png"
+    }
+    results = load_results(tmp_path)
+    assert results.methods == [f"kmeans num={value}" for value in values] + ["flow"]
+    (figure,) = sweep_figures(results, table(results), "blob").values()
+    (axes,) = figure.axes
+    (bars,) = axes.containers
+    drawn = bars.lines[0]
+    assert list(drawn.get_xdata()) == values
+    assert list(drawn.get_ydata()) == [n + 0.5 for n in range(len(values))]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "oracle",
+        "flow",
+        "kmeans",
+    ]
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:

@@ -26,5 +26,5 @@ def write_report(out: Path, *, figures: bool = True) -> Results:
     if figures:
         from flowzoo_bench.report.figures import draw_figures
 
-        draw_figures(results)
+        draw_figures(results, rows)
     return results

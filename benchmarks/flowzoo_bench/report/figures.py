@@ -13,6 +13,8 @@ import numpy as np
 
 from flowzoo_bench.records import ARRAYS, Record
 from flowzoo_bench.report.load import Results, Run, files_of
+from flowzoo_bench.report.sweeps import sweep_figures
+from flowzoo_bench.report.table import TableRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 _DPI, _COLUMNS, _POINTS = 100, 4, 2500
 
 
-def draw_figures(results: Results) -> list[Path]:
-    """Samples, charts, layers and learning curves of each task; returns the files written."""
+def draw_figures(results: Results, rows: list[TableRow]) -> list[Path]:
+    """Samples, charts, layers, learning curves and sweeps of each task; the files written."""
     folder = results.out / "figures"
     written: list[Path] = []
     for task in results.tasks:
@@ -45,6 +47,8 @@ def draw_figures(results: Results) -> list[Path]:
         curves = _curves(results, task)
         if curves is not None:
             written.append(_write(folder / f"{slug}-curves.png", curves))
+        for option, figure in sweep_figures(results, rows, task).items():
+            written.append(_write(folder / f"{slug}-sweep-{_slug(option)}.png", figure))
     return written
 
 

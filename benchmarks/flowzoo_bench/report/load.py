@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowzoo_bench.records import RECORD, SPEC, Record, read_record, run_folder
 from flowzoo_bench.runspec import RunSpec
+from flowzoo_bench.sweep import SweepPoint, sweep_points
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Results:
         out: the folder.
         runs: one per planned run.
         tasks, methods: labels in order.
+        sweeps: for methods that are one value of a sweep, by label.
         problems: folders that hold nothing readable.
     """
 
@@ -41,6 +43,7 @@ class Results:
     runs: list[Run] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    sweeps: dict[str, SweepPoint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def of(self, task: str, method: str) -> list[Run]:
@@ -65,9 +68,10 @@ def load_results(out: Path) -> Results:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and (run := _read(path, results)) is not None:
             results.runs.append(run)
-    tasks, methods = _order(out)
+    tasks, methods, points = _order(out)
     results.tasks = _sorted({run.spec.task_label for run in results.runs}, tasks)
     results.methods = _sorted({run.spec.method_label for run in results.runs}, methods)
+    results.sweeps = {point.label: point for point in points if point.label in results.methods}
     results.runs.sort(
         key=lambda run: (
             results.tasks.index(run.spec.task_label),
@@ -96,14 +100,19 @@ def _read(path: Path, results: Results) -> Run | None:
     return Run(spec, record, problem)
 
 
-def _order(out: Path) -> tuple[list[str], list[str]]:
-    """Labels of tasks and methods as the experiment lists them."""
+def _order(out: Path) -> tuple[list[str], list[str], list[SweepPoint]]:
+    """Labels of tasks and methods as the experiment lists them, and its sweeps."""
     try:
         data = json.loads((out / "experiment.json").read_text("utf-8"))
         tasks = [task["label"] or task["name"] for task in data["tasks"]]
-        return tasks, [method["label"] for method in data["methods"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [], []
+        swept = [
+            (method["label"], sweep_points(method["label"], method.get("sweep", {})))
+            for method in data["methods"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [], [], []
+    methods = [label for name, points in swept for label in ([p.label for p in points] or [name])]
+    return tasks, methods, [point for _, points in swept for point in points]
 
 
 def _sorted(labels: set[str], order: list[str]) -> list[str]:

@@ -1,0 +1,89 @@
+"""Scores against the value of a swept option: one panel a metric, one line a family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from flowzoo_bench.report.load import Results
+from flowzoo_bench.report.table import TableRow
+
+_DPI, _COLUMNS = 100, 2
+
+
+@dataclass
+class _Line:
+    """A family's means and half-intervals by value, in the order of the sweep."""
+
+    values: list[Any] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    halves: list[float] = field(default_factory=list)
+
+
+def sweep_figures(results: Results, rows: list[TableRow], task: str) -> dict[str, Any]:
+    """A figure for each option swept on the task, by option; methods without it are level lines.
+
+    Panels are the metrics that have a better and a worse end, under the default evaluation.
+    """
+    drawn = {
+        metric.name
+        for run in results.runs
+        for metric in (run.record.metrics if run.record else ())
+        if metric.direction != "none" and "[" not in metric.name
+    }
+    figures: dict[str, Any] = {}
+    for option in dict.fromkeys(point.option for point in results.sweeps.values()):
+        lines: dict[str, dict[str, _Line]] = {}
+        levels: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if row.task != task or row.metric not in drawn or row.mean is None:
+                continue
+            point = results.sweeps.get(row.method)
+            if point is None:
+                levels.setdefault(row.metric, {})[row.method] = row.mean
+            elif point.option == option:
+                line = lines.setdefault(row.metric, {}).setdefault(point.family, _Line())
+                line.values.append(point.value)
+                line.means.append(row.mean)
+                line.halves.append(row.ci95 or 0.0)
+        if lines:
+            figures[option] = _draw(f"{task}: against {option}", option, lines, levels)
+    return figures
+
+
+def _draw(
+    title: str,
+    option: str,
+    lines: dict[str, dict[str, _Line]],
+    levels: dict[str, dict[str, float]],
+) -> Any:
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(lines))
+    height = ceil(len(lines) / columns)
+    figure = Figure(figsize=(5.0 * columns, 3.6 * height + 0.4), dpi=_DPI)
+    figure.suptitle(title)
+    for index, (metric, families) in enumerate(lines.items()):
+        axes = figure.add_subplot(height, columns, index + 1)
+        values = list(dict.fromkeys(value for line in families.values() for value in line.values))
+        numeric = all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in values
+        )
+        if numeric and min(values) > 0 and max(values) >= 8 * min(values):
+            axes.set_xscale("log", base=2)
+        if numeric:
+            axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+        for number, (family, line) in enumerate(families.items()):
+            at = line.values if numeric else [str(value) for value in line.values]
+            axes.errorbar(
+                at, line.means, line.halves, color=f"C{number}", marker="o", capsize=3, label=family
+            )
+        for number, (method, mean) in enumerate(levels.get(metric, {}).items()):
+            style = ("--", ":", "-.")[number % 3]
+            axes.axhline(mean, color="0.4", linestyle=style, linewidth=0.9, label=method)
+        axes.set_title(f"{metric} (mean, 95 % interval)", fontsize=9)
+        axes.set_xlabel(option.rsplit(".", 1)[-1])
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
