@@ -251,7 +251,12 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
     for number, value in enumerate(values):
         for replicate in (0, 1):
             run = spec(f"kmeans num={value}", replicate)
-            put(tmp_path, run, density(number + replicate, 9.0))
+            more = [
+                {"name": "sample_kde_cv", "value": -1e3 * number, "unit": "nats"},
+                {"name": "bandwidth", "value": 1.0},
+                {"name": "bad_rows", "value": 0.0, "unit": "rows", "direction": "min"},
+            ]
+            put(tmp_path, run, density(number + replicate, 9.0), *more)
     put(tmp_path, spec("flow", 0), density(0.5, 9.0))
     experiment = {"tasks": [{"name": "blob", "label": ""}], "methods": methods}
     (tmp_path / "experiment.json").write_text(json.dumps(experiment))
@@ -262,7 +267,8 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
     results = load_results(tmp_path)
     assert results.methods == [f"kmeans num={value}" for value in values] + ["flow"]
     (figure,) = sweep_figures(results, table(results), "blob").values()
-    (axes,) = figure.axes
+    axes, second = figure.axes
+    assert second.get_title().startswith("sample_kde_cv") and second.get_yscale() == "symlog"
     (bars,) = axes.containers
     drawn = bars.lines[0]
     assert list(drawn.get_xdata()) == values

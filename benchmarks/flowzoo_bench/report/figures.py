@@ -229,7 +229,10 @@ def _curves(results: Results, task: str) -> Any | None:
         axes.set_ylim(low - pad, high + pad)
         axes.set_title(stage, fontsize=9)
         axes.set_xlabel("epoch")
-        axes.legend(fontsize=6)
+        beside: dict[str, Any] = {}
+        if len(by_method) > 8:  # a long list would hide the curves
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(fontsize=6, **beside)
     figure.tight_layout()
     return figure
 

@@ -9,7 +9,7 @@ from typing import Any
 from flowzoo_bench.report.load import Results
 from flowzoo_bench.report.table import TableRow
 
-_DPI, _COLUMNS = 100, 2
+_DPI, _COLUMNS, _WIDE = 100, 2, 100.0
 
 
 @dataclass
@@ -24,13 +24,17 @@ class _Line:
 def sweep_figures(results: Results, rows: list[TableRow], task: str) -> dict[str, Any]:
     """A figure for each option swept on the task, by option; methods without it are level lines.
 
-    Panels are the metrics that have a better and a worse end, under the default evaluation.
+    Panels are the metrics that have a better and a worse end or are in nats, under the default
+    evaluation; not counts of rows, and not gaps, which draw the score a second time.
     """
     drawn = {
         metric.name
         for run in results.runs
         for metric in (run.record.metrics if run.record else ())
-        if metric.direction != "none" and "[" not in metric.name
+        if (metric.direction != "none" or metric.unit == "nats")
+        and metric.unit != "rows"
+        and not metric.name.startswith("gap_to_oracle")
+        and "[" not in metric.name
     }
     figures: dict[str, Any] = {}
     for option in dict.fromkeys(point.option for point in results.sweeps.values()):
@@ -82,6 +86,9 @@ def _draw(
         for number, (method, mean) in enumerate(levels.get(metric, {}).items()):
             style = ("--", ":", "-.")[number % 3]
             axes.axhline(mean, color="0.4", linestyle=style, linewidth=0.9, label=method)
+        means = [mean for line in families.values() for mean in line.means]
+        if max(means) - min(means) > _WIDE:
+            axes.set_yscale("symlog", linthresh=1.0)
         axes.set_title(f"{metric} (mean, 95 % interval)", fontsize=9)
         axes.set_xlabel(option.rsplit(".", 1)[-1])
         axes.legend(fontsize=7)
