@@ -49,6 +49,14 @@ def bench(
     except UsageError as error:
         print(f"flowzoo bench: error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_USAGE) from None
+    except OSError as error:
+        where = error.filename or target
+        print(
+            f"flowzoo bench: error: {where}: {error.strerror or error}; finished runs are kept, "
+            "the same command continues",
+            file=sys.stderr,
+        )
+        raise typer.Exit(FAILED) from None
     raise typer.Exit(code)
 
 
@@ -61,20 +69,22 @@ def _run(
     executor_name: str,
     figures: bool,
 ) -> int:
-    from flowzoo.registry import load
-    from flowzoo_bench.display import Display
-    from flowzoo_bench.planner import Planner
-    from flowzoo_bench.report.build import write_report
-    from flowzoo_bench.session import Session, claimed
-
     interrupted = False
     try:
+        with _imports_undisturbed():
+            import torch  # noqa: F401 - numpy turns an interrupt during its import into another error
+
+            from flowzoo.registry import load
+            from flowzoo_bench.display import Display
+            from flowzoo_bench.planner import Planner
+            from flowzoo_bench.report.build import write_report
+            from flowzoo_bench.session import Session, claimed
         planned = Planner(chosen, device).plan()
         if not planned:
             raise UsageError("expected at least one run, but no chosen method runs on these tasks")
+        executor = _executor(load, executor_name, device, slots)
         with claimed(out), Display() as display:
             session = Session(out, whole, planned)
-            executor = _executor(load, executor_name, device, slots)
             try:
                 with executor:
                     session.run(executor, display)
@@ -82,7 +92,8 @@ def _run(
                 interrupted = True
                 display.note("interrupted: finished runs are kept; the same command continues")
             display.note("writing tables and figures" if figures else "writing tables")
-            write_report(out, figures=figures)
+            for problem in write_report(out, figures=figures).problems:
+                display.note(problem)
             tally = session.tally()
             display.note(
                 f"{', '.join(f'{count} {name}' for name, count in sorted(tally.items()))}; "
@@ -98,8 +109,9 @@ def _run(
 def _executor(load: Any, name: str, device: str, slots: int | None) -> Any:
     try:
         return load("executor", name)(device=device, slots=slots)
-    except ValueError as error:
-        raise UsageError(f"executor {name!r}: {error}") from error
+    except Exception as error:
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"executor {name!r}: {text}") from error
 
 
 def _names(option: str, text: str | None) -> list[str] | None:
@@ -109,6 +121,17 @@ def _names(option: str, text: str | None) -> list[str] | None:
     if not names:
         raise UsageError(f"{option}: expected at least one name, got {text!r}")
     return names
+
+
+@contextmanager
+def _imports_undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the end; they then act at once."""
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

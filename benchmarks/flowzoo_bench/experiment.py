@@ -14,17 +14,27 @@ from flowzoo.options import nearest
 from flowzoo_bench.runspec import Precision
 from flowzoo_bench.sweep import sweep_points
 
+RESERVED = ("oracle", "real data")
+"""Rows of a table that no method may be called."""
+
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; nothing has run."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class PartEntry(_Strict):
-    """A task or metric: its registered name, its label in tables, its options."""
+class MetricEntry(_Strict):
+    """A metric: its registered name, its options."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TaskEntry(_Strict):
+    """A task: its registered name, its label in tables, its options."""
 
     name: str
     label: str = ""
@@ -88,13 +98,13 @@ class Experiment(_Strict):
         keep: ``layers`` keeps the data after each layer for figures, ``model`` the weights.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     summary: str = ""
     replicates: int = Field(default=1, ge=1)
-    tasks: list[PartEntry] = Field(min_length=1)
+    tasks: list[TaskEntry] = Field(min_length=1)
     methods: list[MethodEntry] = Field(min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
-    metrics: list[PartEntry] = Field(min_length=1)
+    metrics: list[MetricEntry] = Field(min_length=1)
     pack_size: int = Field(default=25, ge=1)
     timeout: float = Field(default=3600.0, gt=0)
     precision: Precision = "float32"
@@ -126,8 +136,8 @@ class Experiment(_Strict):
 
 
 _TABLES: dict[str, type[BaseModel]] = {
-    "tasks": PartEntry,
-    "metrics": PartEntry,
+    "tasks": TaskEntry,
+    "metrics": MetricEntry,
     "methods": MethodEntry,
 }
 
@@ -187,11 +197,17 @@ def parse_experiment(data: dict[str, Any], owner: str) -> Experiment:
     for kind, labels in (
         ("tasks", [task.shown for task in experiment.tasks]),
         ("methods", labels_of_methods),
+        ("metrics", [metric.name for metric in experiment.metrics]),
     ):
         for label in labels:
             if labels.count(label) > 1:
                 raise UsageError(
                     f"{owner}: {kind}: expected distinct labels, got {label!r} more than once"
+                )
+            if label in RESERVED:
+                raise UsageError(
+                    f"{owner}: {kind}: expected another label than {label!r}, the name of a "
+                    "reference row in tables"
                 )
             if not label or "," in label:
                 raise UsageError(f"{owner}: {kind}: expected a label without comma, got {label!r}")

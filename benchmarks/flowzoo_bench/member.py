@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import registry
-from flowzoo.interfaces import MetricValue, Task, Trained
+from flowzoo.interfaces import LEBESGUE, MetricValue, Task, Trained
 from flowzoo.training import FitResult
 from flowzoo.training.checkpoint import write_atomically
 from flowzoo_bench.records import ARRAYS, WEIGHTS, finite, run_folder
@@ -31,6 +32,12 @@ class Member:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.task: Task = registry.build("task", spec.task.name, **spec.task.options)
+        fingerprint = self.task.fingerprint()
+        if not spec.task.version.endswith(fingerprint):
+            raise ValueError(
+                f"task: expected the data that were planned for, {spec.task.version}, got others, "
+                f"{fingerprint}"
+            )
         self.splits = self.task.splits(spec.data_seed())
         self.scaling = (
             Standardizer.fit(self.splits.train)
@@ -59,6 +66,7 @@ class Member:
 
     def log_prob(self, x: Tensor, evaluation: str | None) -> Tensor:
         """Model log-density in original units, float64, (N,)."""
+        self._check_measure(evaluation)
         generator = torch.Generator(self.device).manual_seed(self.spec.seed_for("eval"))
         with torch.no_grad():
             scores = self.model.log_prob(
@@ -71,7 +79,21 @@ class Member:
         generator = torch.Generator(self.device).manual_seed(seed)
         with torch.no_grad():
             z = self.model.sample(num, generator=generator)
+        expected = (num, self.task.features)
+        if tuple(z.shape) != expected:
+            raise ValueError(f"sample: expected shape {expected}, got {tuple(z.shape)}")
         return self.scaling.decode(z.to("cpu", torch.float64))
+
+    def _check_measure(self, evaluation: str | None) -> None:
+        """Scaling changes a density against Lebesgue measure by its log-det, others not so."""
+        declared = self.model.evaluations
+        name = next(iter(declared)) if evaluation is None else evaluation
+        measure = declared[name].measure if name in declared else LEBESGUE
+        if self.task.standardize and measure != LEBESGUE:
+            raise ValueError(
+                f"log_prob: expected a density against Lebesgue measure on standardised data, "
+                f"got one against {measure}"
+            )
 
     def about(self, fit: FitResult) -> dict[str, Any]:
         """The fields of a record that training alone decides."""
@@ -129,19 +151,54 @@ class Member:
             seed=self.spec.seed_for("eval"),
         )
         began = time.perf_counter()
-        values: list[MetricValue] = []
-        for part in self.spec.metrics:
-            values.extend(registry.build("metric", part.name, **part.options).compute(trained))
+        rows, failures = self._measured(trained)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         fields["clocks"]["eval_s"] = time.perf_counter() - began
-        fields["metrics"] = [_row(value) for value in values]
-        broken = [v.name for v in values if finite(v.value) is None]
-        if broken:
+        fields["metrics"] = rows
+        broken = [row["name"] for row in rows if row["value"] is None]
+        if failures:
+            fields["status"], fields["reason"] = "error", "; ".join(failures)
+        elif broken:
             fields["status"] = "non_finite"
             fields["reason"] = f"not finite: {', '.join(broken)}"
-        self._save_arrays(run_folder(out, self.spec.run_id))
+        try:
+            self._save_arrays(run_folder(out, self.spec.run_id))
+        except Exception as error:  # pictures are no result: the numbers stand without them
+            traceback.print_exc()
+            notes = [fields["reason"], f"no pictures: {one_line(error)}"]
+            fields["reason"] = "; ".join(note for note in notes if note)
         return fields
+
+    def _measured(self, trained: Trained) -> tuple[list[dict[str, Any]], list[str]]:
+        """What the metrics found, and why some of them failed; one metric harms no other."""
+        rows: dict[str, dict[str, Any]] = {}
+        failures: list[str] = []
+        for part in self.spec.metrics:
+            try:
+                values = registry.build("metric", part.name, **part.options).compute(trained)
+                own = [_row(value) for value in values]
+                names = [row["name"] for row in own]
+                twice = [name for name in names if name in rows or names.count(name) > 1]
+                if twice:
+                    raise ValueError(f"expected names of its own, got {twice[0]!r} again")
+            except (Exception, SystemExit) as error:
+                traceback.print_exc()
+                failures.append(f"metric {part.name!r}: {one_line(error)}")
+            else:
+                rows.update(zip(names, own, strict=True))
+        return list(rows.values()), failures
+
+    def _assigned(self, x: Tensor) -> Tensor:
+        """Chart of each row, (N,) integers."""
+        assign = getattr(self.model, "assign")  # noqa: B009 - optional, not in the contract
+        charts: Tensor = assign(x)
+        if charts.shape != (len(x),) or charts.is_floating_point() or charts.is_complex():
+            raise ValueError(
+                f"assign: expected integers of shape ({len(x)},), "
+                f"got {charts.dtype} of shape {tuple(charts.shape)}"
+            )
+        return charts
 
     def _save_arrays(self, folder: Path) -> None:
         """What figures are drawn from: data, samples, charts, layers; and the weights if asked."""
@@ -154,10 +211,9 @@ class Member:
         inside = self._into(data, self.device)
         with torch.no_grad():
             if "assign" in self.model.capabilities:
-                assign = getattr(self.model, "assign")  # noqa: B009 - optional, not in the contract
-                arrays["data_charts"] = assign(inside)
+                arrays["data_charts"] = self._assigned(inside)
                 if bool(torch.isfinite(samples).all()):
-                    arrays["sample_charts"] = assign(self._into(samples, self.device))
+                    arrays["sample_charts"] = self._assigned(self._into(samples, self.device))
             transform = getattr(self.model, "transform_layers", None)
             if "layers" in self.spec.keep and transform is not None:
                 for index, value in enumerate([inside, *transform(inside)]):
@@ -176,6 +232,11 @@ class Member:
                 for name, value in self.model.state_dict().items()
             }
             write_atomically(folder / WEIGHTS, save(state))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception for a record."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def _row(value: MetricValue) -> dict[str, Any]:

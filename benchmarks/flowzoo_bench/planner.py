@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowzoo import registry
 from flowzoo.options import options_of
 from flowzoo.plugin import KINDS
-from flowzoo_bench.experiment import Experiment, MethodEntry, PartEntry, UsageError
+from flowzoo_bench.experiment import Experiment, MethodEntry, MetricEntry, TaskEntry, UsageError
 from flowzoo_bench.runspec import Device, PackSpec, Part, RunSpec, canonical
 
 if TYPE_CHECKING:
@@ -60,10 +60,17 @@ class Planner:
 
     def plan(self) -> list[Planned]:
         """All runs: by task, then method, then replicate."""
+        with _usage("training"):
+            canonical(self.experiment.training)
         tasks = {entry.shown: self._task(entry) for entry in self.experiment.tasks}
         metrics = tuple(self._metric(entry) for entry in self.experiment.metrics)
         entries = self.experiment.expanded()
         methods = {entry.label: self._method(entry) for entry in entries}
+        if not any("training" in part.options for part, _, _ in methods.values()):
+            with _usage("training"):  # nobody else will look at it
+                from flowzoo.training.options import TrainingOptions
+
+                TrainingOptions.of(self.experiment.training)
         planned: list[Planned] = []
         for entry in self.experiment.tasks:
             task, task_part = tasks[entry.shown]
@@ -97,15 +104,16 @@ class Planner:
         _refuse_twins(planned)
         return planned
 
-    def _task(self, entry: PartEntry) -> tuple[Task, Part]:
+    def _task(self, entry: TaskEntry) -> tuple[Task, Part]:
         where = f"task {entry.shown!r}"
         version = _version("task", entry.name, where)
         with _usage(where):
             canonical(entry.options)
             task: Task = registry.build("task", entry.name, **entry.options)
+            version = "+".join(filter(None, (version, task.fingerprint())))
         return task, Part(name=entry.name, options=entry.options, version=version)
 
-    def _metric(self, entry: PartEntry) -> Part:
+    def _metric(self, entry: MetricEntry) -> Part:
         where = f"metric {entry.name!r}"
         version = _version("metric", entry.name, where)
         with _usage(where):
@@ -118,6 +126,8 @@ class Planner:
         where = f"method {entry.label!r}"
         with _usage(where):
             canonical(entry.options)
+            if "features" in entry.options:
+                raise ValueError("options: expected no 'features', the task's data have them")
             found = registry.find("mixture", entry.mixture)
             version = found.spec.version if found.spec else ""
             part = Part(name=entry.mixture, options=entry.options, version=version)
@@ -170,9 +180,11 @@ class _usage:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UsageError):
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise UsageError(f"{self.where}: {text}") from error
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, UsageError):
+            text = " ".join(str(error).split())
+            if isinstance(error, SystemExit) or not text:
+                text = f"{type(error).__name__} {text}".rstrip()
+            raise UsageError(f"{self.where}: {text.removeprefix(f'{self.where}: ')}") from error
 
 
 def _version(kind: str, name: str, where: str) -> str:
@@ -212,7 +224,7 @@ def _shape(task: Task, seed: int) -> tuple[int, ...] | None:
     """Rows and columns of a replicate; None when it cannot be drawn, which its run will record."""
     try:
         splits = task.splits(seed)
-    except Exception:
+    except (Exception, SystemExit):
         return None
     return (len(splits.train), len(splits.valid), task.features)
 

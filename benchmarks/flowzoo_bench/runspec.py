@@ -25,6 +25,8 @@ def canonical(data: Any) -> str:
         return json.dumps(
             data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True
         )
+    except ValueError as error:
+        raise ValueError("expected finite numbers, got NaN or infinity") from error
     except TypeError as error:
         raise ValueError(f"expected plain data (text, numbers, lists, tables): {error}") from error
 

@@ -15,8 +15,11 @@ from flowzoo_bench.environment import git_commit
 from flowzoo_bench.experiment import Experiment, UsageError
 from flowzoo_bench.planner import Planned, make_packs
 from flowzoo_bench.records import (
+    ARRAYS,
     FINAL,
     RECORD,
+    SPEC,
+    WEIGHTS,
     Record,
     find_record,
     read_specs,
@@ -28,6 +31,13 @@ from flowzoo_bench.records import (
 from flowzoo_bench.runspec import PackSpec, RunSpec
 
 EXPERIMENT, PACKS, PACK, OUTCOME = "experiment.json", "packs", "pack.json", "outcome.json"
+CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
+_OURS = {
+    ".": (EXPERIMENT, "table.csv", "table.md", "paired.csv"),
+    "figures": ("*.png",),
+    "records/*": (RECORD, SPEC, ARRAYS, WEIGHTS),
+    "packs/*": (PACK, OUTCOME, f"{CHECKPOINT}*", PROGRESS),
+}
 
 
 @contextlib.contextmanager
@@ -79,14 +89,22 @@ class Session:
         self._refuse_mixture()
 
     def _refuse_mixture(self) -> None:
+        """One table, one comparison: no label twice, and equal terms for all rows of a task."""
         mine = {item.spec.key: item.spec for item in self.planned}
+        tasks = {item.spec.task_label: item.spec for item in self.planned}
         for old in read_specs(self.out):
+            if old.run_id in self.by_id:
+                continue
             new = mine.get(old.key)
-            if new is not None and new.run_id != old.run_id and old.run_id not in self.by_id:
+            if new is None and old.task_label in tasks:
+                other = tasks[old.task_label]
+                terms = _difference(old, other) & {"task", "root", "metrics", "precision"}
+                new = other if terms else None
+            if new is not None and new.run_id != old.run_id:
+                named = ", ".join(sorted(_difference(old, new)))
                 raise UsageError(
                     f"--out: {self.out} holds {old.method_label!r} on {old.task_label!r} with "
-                    f"other settings ({_difference(old, new)}); expected the same settings, or "
-                    "another folder"
+                    f"other settings ({named}); expected the same settings, or another folder"
                 )
 
     def run(self, executor: Executor, display: Display) -> None:
@@ -101,7 +119,7 @@ class Session:
         display.begin(len(self.planned), len(self.planned) - len(pending))
         for pack, cost in self._packs_for(pending):
             self._submit(executor, pack, cost)
-        reported: set[str] = set()
+        reported = {item.spec.run_id for item in self.planned if self._is_final(item.spec)}
         while executor.pending():
             outcome = executor.next_outcome(0.5)
             self._announce(display, reported, executor.running(), outcome)
@@ -119,10 +137,11 @@ class Session:
         return counts
 
     def _sweep(self) -> None:
-        """Drop what a kill left between writing a file and its rename."""
-        for pattern in (".*.tmp", "*/*/.*.tmp"):
-            for path in self.out.glob(pattern):
-                path.unlink(missing_ok=True)
+        """Drop what a kill left between writing a file of ours and its rename."""
+        for folder, names in _OURS.items():
+            for name in names:
+                for path in self.out.glob(f"{folder}/.{name}.*tmp"):
+                    path.unlink(missing_ok=True)
 
     def _write_plan(self) -> None:
         for item in self.planned:
@@ -155,8 +174,9 @@ class Session:
 
     def _submit(self, executor: Executor, pack: PackSpec, cost: float) -> None:
         folder = self.out / PACKS / pack.pack_id
-        if not (folder / PACK).exists():
-            write_atomically(folder / PACK, to_bytes(pack))
+        data = to_bytes(pack)
+        if not (folder / PACK).is_file() or (folder / PACK).read_bytes() != data:
+            write_atomically(folder / PACK, data)
         for spec in pack.runs:
             if not self._is_final(spec):  # the row of an earlier failure makes way
                 (run_folder(self.out, spec.run_id) / RECORD).unlink(missing_ok=True)
@@ -225,20 +245,20 @@ class Session:
 
 
 def _drop_checkpoints(folder: Path) -> None:
-    for path in folder.glob("checkpoint.safetensors*"):
+    for path in folder.glob(f"{CHECKPOINT}*"):
         path.unlink(missing_ok=True)
-    (folder / "progress.json").unlink(missing_ok=True)
+    (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _progress(job: Job) -> str:
     try:
-        data = json.loads((job.folder / "progress.json").read_text())
+        data = json.loads((job.folder / PROGRESS).read_text())
         return f"{data['stage']} {data['step']}/{data['total']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
-def _difference(old: RunSpec, new: RunSpec) -> str:
+def _difference(old: RunSpec, new: RunSpec) -> set[str]:
     """Names of the top-level settings that differ."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    return ", ".join(name for name in after if before[name] != after[name])
+    return {name for name in after if before[name] != after[name]}

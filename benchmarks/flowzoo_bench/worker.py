@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         pack = PackSpec.model_validate_json((folder / PACK).read_bytes())
     except (OSError, ValueError) as error:
-        print(f"worker: cannot read {folder / PACK}: {error}", file=sys.stderr)
+        text = str(error).splitlines()[0]
+        print(f"worker: cannot read {folder / PACK}: {text}", file=sys.stderr)
         return 2
     import torch
 
@@ -134,9 +135,9 @@ class PackRun:
         self._write(member.spec, started=began, **fields)
 
     def _error(self, spec: RunSpec, error: Exception, **fields: Any) -> None:
-        text = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {text}"[:500]
-        self._write(spec, **{**fields, "status": "error", "reason": reason})
+        from flowzoo_bench.member import one_line
+
+        self._write(spec, **{**fields, "status": "error", "reason": one_line(error)})
 
     def _write(self, spec: RunSpec, **fields: Any) -> None:
         from flowzoo_bench import environment

@@ -15,8 +15,8 @@ _MODULE = '''
 import os, signal, sys, time
 import torch
 from torch import nn
-from flowzoo.interfaces import EXACT, LEBESGUE, Evaluation, Metric, MetricValue, Mixture, Splits
-from flowzoo.interfaces import Stage, Task
+from flowzoo.interfaces import EXACT, LEBESGUE, Evaluation, Measure, Metric, MetricValue
+from flowzoo.interfaces import Mixture, Splits, Stage, Task
 from flowzoo.interfaces.stage import ParameterGroup
 
 
@@ -63,6 +63,12 @@ class Shift(Mixture):
         self.mean = nn.Parameter(torch.randn(features))
         self.fault, self.pause, self.epochs = fault, pause, epochs
         self.width = width
+        if fault == "exit":
+            sys.exit(0)
+        if fault == "surface":
+            self.evaluations = {"exact": Evaluation(EXACT, Measure("surface", dim=1))}
+        if fault.startswith("assign"):
+            self.capabilities = frozenset({"assign"})
         if training:
             self.epochs = training["epochs"]
 
@@ -104,7 +110,14 @@ class Shift(Mixture):
             return -self._loss(x, x, 1.0) + 1.0
         return -self._loss(x, x, 1.0)
 
+    def assign(self, x):
+        if self.fault == "assign-raise":
+            raise RuntimeError("no charts today")
+        return torch.zeros(len(x), 7, dtype=torch.int64)
+
     def _sample(self, num, temperature, generator):
+        if self.fault == "narrow":
+            return torch.zeros(num, 1)
         noise = torch.randn(num, self.features, generator=generator, dtype=self.mean.dtype)
         return self.mean + temperature * noise
 
@@ -115,6 +128,12 @@ class MeanNorm(Metric):
     def compute(self, trained):
         if not isinstance(trained.model, Shift):
             return []
+        if trained.model.fault == "metric-raise":
+            raise RuntimeError("nothing to measure")
+        if trained.model.fault == "metric-exit":
+            sys.exit(0)
+        if trained.model.fault == "metric-twice":
+            return [MetricValue("test_log_likelihood", 0.0)]
         return [MetricValue("mean_norm", float(trained.model.mean.detach().norm()), reference=0.0)]
 '''
 

@@ -190,10 +190,53 @@ def test_other_settings_in_the_same_folder_are_refused(bench: Any) -> None:
     assert code == 2
     assert "other settings (method)" in output
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == kept
+    # another method, on another draw or other data of that name, cannot stand in one table
+    for number, text in enumerate(
+        (
+            experiment("good").replace('"good"', '"other"').replace("name =", "seed = 7\nname ="),
+            experiment("good")
+            .replace('"good"', '"other"')
+            .replace('["blob"]', '[{ name = "blob", options = { rows = 32 } }]'),
+        )
+    ):
+        code, output = bench.run("bench", bench.write(text, f"{number}.toml"), "--out", out)
+        assert code == 2 and "other settings (" in output, output
     # more replicates of the same settings are fine
     more = bench.write(experiment("good", replicates=2), "c.toml")
     assert bench.run("bench", more, "--out", out, "--no-figures")[0] == 0
     assert len(records(out)) == 2
+
+
+def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
+    out = bench.folder / "mine"
+    strangers = [out / name for name in (".mine.tmp", "a/b/.precious.tmp", "records/x/.note.tmp")]
+    left = [out / name for name in (".table.md.9.tmp", "figures/.blob-curves.png.9.tmp")]
+    for path in (*strangers, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    experiment_file = bench.write(experiment("good"))
+    code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
+    assert code == 0, output
+    assert all(path.exists() for path in strangers)
+    assert not any(path.exists() for path in left)
+    # and a damaged pack of ours is written anew
+    (record,) = out.glob("records/*/record.json")
+    record.unlink()
+    (pack,) = out.glob("packs/*/pack.json")
+    pack.write_text("{")
+    code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
+    assert code == 0, output
+
+
+def test_a_bench_counts_what_was_done_before(bench: Any) -> None:
+    path = bench.write(experiment("good", replicates=3))
+    out = bench.folder / "counted"
+    assert bench.run("bench", path, "--out", out, "--no-figures")[0] == 0
+    next(iter(out.glob("records/*/record.json"))).unlink()
+    next(iter(out.glob("packs/*/outcome.json"))).unlink()
+    code, output = bench.run("bench", path, "--out", out, "--no-figures")
+    assert code == 0, output
+    assert "3 runs, 2 already done" in output and "[3/3]" in output and "[4/3]" not in output
 
 
 def test_ctrl_c_keeps_what_is_finished(bench: Any, workers_of: Callable[[Path], list[int]]) -> None:

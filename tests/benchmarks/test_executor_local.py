@@ -115,6 +115,20 @@ def test_output_is_capped_and_its_end_kept(jobs: Path) -> None:
     assert text.rstrip().endswith(b"the end")
 
 
+@pytest.mark.parametrize("broken", ["full", "folder"])
+def test_a_log_that_cannot_be_written_holds_up_nothing(jobs: Path, broken: str) -> None:
+    script = "for i in range(20_000): print('y' * 100)\nraise RuntimeError('after all that')"
+    flood = job(jobs, "flood", script)
+    if broken == "full":
+        (flood.folder / LOG).symlink_to("/dev/full")
+    else:
+        (flood.folder / LOG).mkdir()
+    with LocalExecutor(slots=1) as executor:
+        executor.submit(flood)
+        outcome = drain(executor)["flood"]
+    assert outcome.reason == "exit code 1: RuntimeError: after all that"
+
+
 def test_the_costliest_job_starts_first(jobs: Path) -> None:
     with LocalExecutor(slots=1) as executor:
         for name, cost in (("small", 1.0), ("large", 3.0), ("middle", 2.0)):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowzoo_bench.experiment import UsageError, load_experiment, parse_experiment, select, shipped
+from flowzoo_bench.member import Member
 from flowzoo_bench.planner import Planner, make_packs
 from flowzoo_bench.runspec import PackSpec, Part, RunSpec, canonical
 
@@ -108,6 +110,12 @@ def tiny(**changes: Any) -> Any:
         ({"tasks": []}, r"tasks"),
         ({"tasks": ["blob", "blob"]}, r"distinct labels, got 'blob'"),
         ({"name": "../up"}, r"name"),
+        ({"name": "n" * 101}, r"name: .*100"),
+        ({"metrics": ["log-likelihood", "log-likelihood"]}, r"distinct labels, got 'log-likelih"),
+        ({"metrics": [{"name": "log-likelihood", "label": "x"}]}, r"unknown key 'metrics.0.label'"),
+        ({"methods": [{"label": "oracle", "mixture": "shift"}]}, r"another label than 'oracle'"),
+        ({"methods": [{"label": "real data", "mixture": "shift"}]}, r"label than 'real data'"),
+        ({"timeout": float("inf")}, r"timeout: .*finite number, got inf"),
         (
             {"methods": [{"label": "a", "mixture": "shift", "exclude_tasks": ["blub"]}]},
             r"unknown task 'blub'.*did you mean 'blob'",
@@ -123,6 +131,23 @@ def test_a_wrong_experiment_is_refused_by_name(changes: dict[str, Any], message:
     ("changes", "message"),
     [
         ({"tasks": ["blub"]}, r"unknown task 'blub'.*did you mean 'blob'"),
+        ({"training": {"lr": float("nan")}}, r"^training: expected finite numbers"),
+        (
+            {"training": {"epohcs": 3}, "methods": [{"label": "g", "mixture": "gaussian"}]},
+            r"^training: unknown option 'epohcs'.*did you mean 'epochs'",
+        ),
+        (
+            {"methods": [{"label": "a", "mixture": "shift", "options": {"features": 3}}]},
+            r"method 'a': options: expected no 'features'",
+        ),
+        (
+            {"methods": [{"label": "a", "mixture": "shift", "options": {"fault": "exit"}}]},
+            r"method 'a' on 'blob': SystemExit 0",
+        ),
+        (
+            {"tasks": [{"name": "file", "options": {"path": "no.npy"}}]},
+            r"^task 'file': (?!task).*no\.npy",
+        ),
         ({"metrics": ["log-likelyhood"]}, r"did you mean 'log-likelihood'"),
         ({"methods": [{"label": "a", "mixture": "shfit"}]}, r"did you mean 'shift'"),
         (
@@ -165,6 +190,26 @@ def test_what_plugins_refuse_is_found_while_planning(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         Planner(tiny(**changes)).plan()
+
+
+def test_the_content_of_a_file_is_part_of_the_run(tmp_path: Path, faulty: Path) -> None:
+    path = tmp_path / "rows.npy"
+    task = {"name": "file", "options": {"path": str(path)}}
+
+    def ids() -> list[str]:
+        return [item.spec.run_id for item in Planner(tiny(tasks=[task])).plan()]
+
+    rows = np.random.default_rng(0).normal(size=(100, 2))
+    np.save(path, rows)
+    first = ids()
+    assert ids() == first
+    np.save(path, rows + 1.0)
+    planned = Planner(tiny(tasks=[task])).plan()
+    assert not set(first) & {item.spec.run_id for item in planned}
+    Member(planned[0].spec)
+    np.save(path, rows)  # changed again before the worker reads it
+    with pytest.raises(ValueError, match="expected the data that were planned for"):
+        Member(planned[0].spec)
 
 
 def test_selection_names_the_nearest_label() -> None:

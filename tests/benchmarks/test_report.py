@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flowzoo_bench.records import ARRAYS, Record, run_folder, write_record, write_spec
 from flowzoo_bench.report.build import write_report
 from flowzoo_bench.report.load import load_results
-from flowzoo_bench.report.sweeps import sweep_figures
+from flowzoo_bench.report.sweeps import sweep_figure
 from flowzoo_bench.report.table import paired, table, too_good
 from flowzoo_bench.runspec import Part, RunSpec
 
@@ -172,6 +172,56 @@ def test_an_exact_density_above_the_oracle_is_a_bug(
     assert bool(too_good(load_results(tmp_path))) is bug
 
 
+def test_what_a_pack_shares_has_no_interval_and_is_not_paired(tmp_path: Path) -> None:
+    for method in ("A", "B"):
+        for replicate in (0, 1):
+            clocks = {"train_s": 2.0, "members": 2, "amortised": True}
+            memory = {"peak_rss": 2**20, "shared": True}
+            run = spec(method, replicate)
+            put(tmp_path, run, density(1.0 * replicate), clocks=clocks, memory=memory)
+    write_report(tmp_path, figures=False)
+    shared = [
+        row for row in rows_of(tmp_path) if row["metric"].endswith(("_amortised", "_of_pack"))
+    ]
+    assert len(shared) == 4
+    assert all(row["ci95"] == "" and row["n"] == "2" for row in shared)
+    assert {row["metric"] for row in rows_of(tmp_path, "paired.csv")} == {LL}
+
+
+def test_pairs_say_what_they_compare(tmp_path: Path) -> None:
+    curve = {"stage": "flow", "epochs": 1, "best_epoch": 1, "best_valid": 1.0}
+    points = [{"epoch": 1, "step": 1, "train": 1.0, "valid": 1.0, "seconds": 0.1}]
+    for replicate in (0, 1):
+        curves = [{**curve, "points": points}]
+        put(tmp_path, spec("A", replicate), density(2.0), curves=curves)
+        bound = density(1.0, likelihood="lower_bound")
+        put(tmp_path, spec("B", replicate), bound, curves=curves)
+    write_report(tmp_path, figures=False)
+    (row,) = rows_of(tmp_path, "paired.csv")  # and objectives of two methods are not compared
+    assert (row["likelihood_a"], row["likelihood_b"]) == ("exact", "lower_bound")
+    assert (row["measure"], row["mean_diff"]) == ("lebesgue", "1.0")
+
+
+def test_other_draws_of_the_data_are_not_paired(tmp_path: Path) -> None:
+    put(tmp_path, spec("A", 0), density(2.0))
+    put(tmp_path, spec("B", 0).model_copy(update={"root": 1}), density(1.0))
+    write_report(tmp_path, figures=False)
+    assert rows_of(tmp_path, "paired.csv") == []
+
+
+@pytest.mark.parametrize("status", ["error", "non_finite"])
+def test_one_bad_metric_leaves_the_others_in_the_table(tmp_path: Path, status: str) -> None:
+    bad = {"name": "mine", "value": None}
+    put(tmp_path, spec("A", 0), density(2.0), bad, status=status, reason="metric 'mine': no")
+    put(tmp_path, spec("A", 1), density(4.0), {"name": "mine", "value": 1.0})
+    write_report(tmp_path, figures=False)
+    rows = {row["metric"]: row for row in rows_of(tmp_path)}
+    assert (rows[LL]["mean"], rows[LL]["n"]) == ("3.0", "2")
+    assert (rows[LL]["ok"], rows[LL]["failed"]) == ("1", "1")
+    assert (rows["mine"]["mean"], rows["mine"]["n"]) == ("1.0", "1")
+    assert "metric 'mine': no" in (tmp_path / "table.md").read_text()
+
+
 def test_amortised_times_have_a_name_of_their_own(tmp_path: Path) -> None:
     put(tmp_path, spec("A", 0), clocks={"train_s": 2.0, "members": 5, "amortised": True})
     put(tmp_path, spec("B", 0), clocks={"train_s": 3.0})
@@ -258,7 +308,7 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
             ]
             put(tmp_path, run, density(number + replicate, 9.0), *more)
     put(tmp_path, spec("flow", 0), density(0.5, 9.0))
-    experiment = {"tasks": [{"name": "blob", "label": ""}], "methods": methods}
+    experiment = {"name": "sweep", "tasks": [{"name": "blob", "label": ""}], "methods": methods}
     (tmp_path / "experiment.json").write_text(json.dumps(experiment))
     write_report(tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
@@ -266,7 +316,8 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
     }
     results = load_results(tmp_path)
     assert results.methods == [f"kmeans num={value}" for value in values] + ["flow"]
-    (figure,) = sweep_figures(results, table(results), "blob").values()
+    figure = sweep_figure(results, table(results), "blob", "partitioner.num")
+    assert figure is not None
     axes, second = figure.axes
     assert second.get_title().startswith("sample_kde_cv") and second.get_yscale() == "symlog"
     (bars,) = axes.containers
@@ -278,6 +329,42 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
         "flow",
         "kmeans",
     ]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_other(tmp_path: Path) -> None:
+    put_with_arrays(tmp_path, 3)
+    folder = run_folder(tmp_path, spec("A", 0).run_id)
+    arrays = load_file(folder / ARRAYS)
+    save_file({**arrays, "data_charts": torch.zeros(50, 7, dtype=torch.int32)}, folder / ARRAYS)
+    results = write_report(tmp_path)
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"blob-samples.png", "blob-curves.png"} <= drawn
+    assert "blob-charts.png" not in drawn
+    assert any(p.startswith("figures/blob-charts.png not drawn: ") for p in results.problems)
+    assert "figures/blob-charts.png not drawn" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_wide_data_of_few_rows_are_drawn(tmp_path: Path, rows: int) -> None:
+    run = spec("a $x^$ b", 0)
+    put(tmp_path, run, density(1.0))
+    x = torch.randn(rows, 5)
+    save_file({"data": x, "samples": x.clone()}, run_folder(tmp_path, run.run_id) / ARRAYS)
+    results = write_report(tmp_path)
+    assert results.problems == []
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"blob-samples.png"}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_labels_of_one_slug_have_pictures_of_their_own(tmp_path: Path) -> None:
+    x = torch.randn(9, 2)
+    for task in ("日本", "中国", "Blob", "blob"):
+        run = spec("A", 0, task)
+        put(tmp_path, run, density(1.0))
+        save_file({"data": x, "samples": x.clone()}, run_folder(tmp_path, run.run_id) / ARRAYS)
+    assert len(list(tmp_path.glob("records/*"))) == 4
+    write_report(tmp_path)
+    assert len(list((tmp_path / "figures").glob("*-samples.png"))) == 4
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:

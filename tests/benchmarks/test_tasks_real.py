@@ -116,6 +116,8 @@ def test_array_task_gives_back_copies_of_what_it_got():
         ((np.zeros((0, 2)), [[1.0]], [[1.0]]), "train: expected shape"),
         (([[1.0]], [[float("nan")]], [[1.0]]), "valid: expected finite"),
         (([["a"]], [[1.0]], [[1.0]]), "train: expected an array"),
+        (([[1.0 + 2.0j]], [[1.0]], [[1.0]]), "train: .* got complex ones"),
+        ((torch.ones(1, 1, dtype=torch.complex64), [[1.0]], [[1.0]]), "train: .* got complex ones"),
     ],
 )
 def test_array_task_names_bad_arrays(arrays, match):

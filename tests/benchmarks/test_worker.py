@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,71 @@ def test_members_with_a_result_are_not_measured_again(faulty: Path, tmp_path: Pa
     run(tmp_path, *specs)
     assert path.stat().st_mtime_ns == before
     assert record(tmp_path, specs[1]).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("metric-raise", "metric 'mean-norm': RuntimeError: nothing to measure"),
+        ("metric-exit", "metric 'mean-norm': SystemExit: 0"),
+        (
+            "metric-twice",
+            "metric 'mean-norm': ValueError: expected names of its own, got 'test_log",
+        ),
+    ],
+)
+def test_a_failing_metric_harms_no_other(
+    faulty: Path, tmp_path: Path, fault: str, reason: str
+) -> None:
+    item = spec(fault=fault)
+    assert run(tmp_path, item) == 0
+    found = record(tmp_path, item)
+    assert found.status == "error" and found.reason.startswith(reason)
+    values = {row.name: row.value for row in found.metrics}
+    assert values["test_log_likelihood"] is not None and "mean_norm" not in values
+    assert (run_folder(tmp_path, item.run_id) / ARRAYS).exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"),
+    [
+        ("assign-raise", "ok", "no pictures: RuntimeError: no charts today"),
+        (
+            "assign-wide",
+            "ok",
+            r"no pictures: ValueError: assign: expected integers of shape \(20,\)",
+        ),
+        (
+            "narrow",
+            "ok",
+            r"no pictures: ValueError: sample: expected shape \(20, 2\), got \(20, 1\)",
+        ),
+    ],
+)
+def test_what_pictures_need_is_checked_and_costs_no_numbers(
+    faulty: Path, tmp_path: Path, fault: str, status: str, reason: str
+) -> None:
+    item = spec(fault=fault)
+    assert run(tmp_path, item) == 0
+    found = record(tmp_path, item)
+    assert found.status == status and re.match(reason, found.reason), found.reason
+    assert len(found.metrics) > 1
+    assert not (run_folder(tmp_path, item.run_id) / ARRAYS).exists()
+
+
+def test_samples_of_other_shape_are_no_scores(faulty: Path, tmp_path: Path) -> None:
+    item = spec(fault="narrow").model_copy(update={"metrics": (Part(name="sample-kde"),)})
+    assert run(tmp_path, item) == 0
+    found = record(tmp_path, item)
+    assert found.status == "error" and found.metrics == ()
+    assert "metric 'sample-kde': ValueError: sample: expected shape" in found.reason
+
+
+def test_scaling_says_nothing_of_densities_on_surfaces(faulty: Path, tmp_path: Path) -> None:
+    plain, scaled = spec(fault="surface"), spec(fault="surface", task="scaled")
+    assert run(tmp_path, plain) == run(tmp_path, scaled) == 0
+    assert record(tmp_path, plain).metrics[0].measure == "surface(dim=1)"
+    assert "expected a density against Lebesgue measure" in record(tmp_path, scaled).reason
 
 
 @pytest.mark.parametrize(

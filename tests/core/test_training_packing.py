@@ -60,6 +60,21 @@ class Shifted(Mixture):
         return torch.zeros(num, self.features)
 
 
+class Fixed(Mixture):
+    """The standard normal: nothing to learn, not even a buffer."""
+
+    evaluations: Mapping[str, Evaluation] = {"exact": Evaluation()}
+
+    def stages(self) -> tuple[Stage, ...]:
+        return ()
+
+    def _log_prob(self, x, evaluation, num_samples, generator):
+        return torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(dim=1)
+
+    def _sample(self, num, temperature, generator):
+        return torch.randn(num, self.features, generator=generator)
+
+
 def rows(seed: int, n: int = 100) -> Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -411,3 +426,11 @@ def test_bad_training_values_are_refused_before_anything_is_trained(options):
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="schedule"):
         TrainingOptions(schedule="cosin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_without_state_is_trained_at_once(dtype: torch.dtype) -> None:
+    model, x = Fixed(2), rows(0).to(dtype)
+    result = fit(model, x, x)
+    assert (result.status, result.stages, result.parameters) == ("ok", [], 0)
+    assert model.log_prob(x).dtype == dtype

@@ -178,25 +178,32 @@ class _LogPump(threading.Thread):
         super().__init__(daemon=True)
         self._stream, self._path = stream, path
         self._tail = b""
-        self._dropped = 0
 
     def run(self) -> None:
-        """Read until the last writer is gone."""
-        with contextlib.suppress(OSError, ValueError), self._path.open("ab") as file:
-            room = max(0, _HEAD - file.tell())
-            descriptor = self._stream.fileno()
-            while chunk := os.read(descriptor, 1 << 16):
-                head, rest = chunk[:room], chunk[room:]
-                file.write(head)
-                file.flush()
-                room -= len(head)
-                if rest:
-                    self._dropped += len(rest)
-                self._tail = (self._tail + chunk)[-_TAIL:]
-            if self._dropped:
-                kept = self._tail[-min(_TAIL, self._dropped) :]
-                file.write(b"\n[... %d bytes left out ...]\n" % (self._dropped - len(kept)))
-                file.write(kept)
+        """Read until the last writer is gone, whatever becomes of the file."""
+        with contextlib.suppress(OSError, ValueError), self._path.open("ab", buffering=0) as file:
+            self._copy(file)
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not stop the worker
+            while self._read():
+                pass
+
+    def _read(self) -> bytes:
+        chunk = os.read(self._stream.fileno(), 1 << 16)
+        self._tail = (self._tail + chunk)[-_TAIL:]
+        return chunk
+
+    def _copy(self, file: IO[bytes]) -> None:
+        room = max(0, _HEAD - file.tell())
+        dropped = 0
+        while chunk := self._read():
+            if room:
+                file.write(chunk[:room])
+            dropped += max(0, len(chunk) - room)
+            room = max(0, room - len(chunk))
+        if dropped:
+            kept = self._tail[-min(_TAIL, dropped) :]
+            file.write(b"\n[... %d bytes left out ...]\n" % (dropped - len(kept)))
+            file.write(kept)
 
     def stop(self) -> str:
         """Wait for the end of the output; the last line that says something."""

@@ -26,5 +26,8 @@ def write_report(out: Path, *, figures: bool = True) -> Results:
     if figures:
         from flowzoo_bench.report.figures import draw_figures
 
-        draw_figures(results, rows)
+        problems = draw_figures(results, rows)
+        if problems:
+            results.problems += problems
+            write_atomically(out / "table.md", markdown(results, rows).encode())
     return results

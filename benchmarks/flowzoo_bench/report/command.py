@@ -24,5 +24,7 @@ def report(
     except (ValueError, OSError) as error:
         print(f"flowzoo report: error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    for problem in results.problems:
+        print(f"flowzoo report: {problem}", file=sys.stderr)
     ok = sum(run.status == "ok" for run in results.runs)
     print(f"{ok} of {len(results.runs)} runs ok; {folder / 'table.md'}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import ceil, isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import numpy as np
 
 from flowzoo_bench.records import ARRAYS, Record
 from flowzoo_bench.report.load import Results, Run, files_of
-from flowzoo_bench.report.sweeps import sweep_figures
+from flowzoo_bench.report.sweeps import plain, sweep_figure
 from flowzoo_bench.report.table import TableRow
 
 if TYPE_CHECKING:
@@ -26,10 +28,13 @@ if TYPE_CHECKING:
 _DPI, _COLUMNS, _POINTS = 100, 4, 2500
 
 
-def draw_figures(results: Results, rows: list[TableRow]) -> list[Path]:
-    """Samples, charts, layers, learning curves and sweeps of each task; the files written."""
-    folder = results.out / "figures"
-    written: list[Path] = []
+def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
+    """Samples, charts, layers, learning curves and sweeps of each task.
+
+    Returns:
+        What could not be drawn and why: a picture that fails costs no other.
+    """
+    folder = _Folder(results.out / "figures", _slugs(results.tasks), _slugs(results.methods))
     for task in results.tasks:
         arrays: dict[str, Mapping[str, Array]] = {}
         record: Record | None = None
@@ -41,25 +46,50 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[Path]:
             if held is not None:
                 arrays[method] = held
                 record = record or run.record
-        slug = _slug(task)
         if arrays and record is not None:
-            written += _data_figures(folder, slug, task, arrays, record)
-        curves = _curves(results, task)
-        if curves is not None:
-            written.append(_write(folder / f"{slug}-curves.png", curves))
-        for option, figure in sweep_figures(results, rows, task).items():
-            written.append(_write(folder / f"{slug}-sweep-{_slug(option)}.png", figure))
-    return written
+            _data_figures(folder, task, arrays, record)
+        folder.draw(task, "curves", partial(_curves, results, task))
+        for option in dict.fromkeys(point.option for point in results.sweeps.values()):
+            draw = partial(sweep_figure, results, rows, task, option)
+            folder.draw(task, f"sweep-{_slug(option)}", draw)
+    return folder.problems
+
+
+@dataclass
+class _Folder:
+    """Where pictures go, and what went wrong."""
+
+    path: Path
+    tasks: Mapping[str, str]
+    methods: Mapping[str, str]
+    problems: list[str] = field(default_factory=list)
+
+    def draw(self, task: str, kind: str, make: Callable[[], Any | None]) -> None:
+        """Write ``TASK-KIND.png`` unless there is nothing to draw."""
+        from flowzoo.training.checkpoint import write_atomically
+
+        name = f"{self.tasks[task]}-{kind}.png"
+        try:
+            figure = make()
+            if figure is None:
+                return
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png")  # a bare Figure brings its own Agg canvas
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            self.problems.append(f"figures/{name} not drawn: {type(error).__name__}: {text}")
+            return
+        write_atomically(self.path / name, picture.getvalue())
 
 
 def _data_figures(
-    folder: Path, slug: str, task: str, arrays: Mapping[str, Mapping[str, Array]], record: Record
-) -> list[Path]:
-    view = _View(next(iter(arrays.values()))["data"], record)
+    folder: _Folder, task: str, arrays: Mapping[str, Mapping[str, Array]], record: Record
+) -> None:
     data = next(iter(arrays.values()))["data"]
+    view = _View(data, record)
     panels: list[tuple[str, Array, Array | None]] = [("held-out data", data, None)]
     panels += [(method, held["samples"], None) for method, held in arrays.items()]
-    written = [_write(folder / f"{slug}-samples.png", _grid(f"{task}: samples", panels, view))]
+    folder.draw(task, "samples", partial(_grid, f"{task}: samples", panels, view))
     charts = [
         (f"{method}: {what}", held[name], held[chart])
         for method, held in arrays.items()
@@ -70,8 +100,8 @@ def _data_figures(
         if chart in held
     ]
     if charts:
-        figure = _grid(f"{task}: charts in colour", charts, view.as_points())
-        written.append(_write(folder / f"{slug}-charts.png", figure))
+        title = f"{task}: charts in colour"
+        folder.draw(task, "charts", partial(_grid, title, charts, view.as_points()))
     for method, held in arrays.items():
         layers = sorted(name for name in held if name.startswith("layers/"))
         if layers:
@@ -82,9 +112,9 @@ def _data_figures(
                 ("data" if index == 0 else f"after layer {index}", held[name], colours)
                 for index, name in enumerate(layers)
             ]
-            figure = _grid(f"{task}: {method}, layer by layer", steps, _View(held[layers[0]], None))
-            written.append(_write(folder / f"{slug}-layers-{_slug(method)}.png", figure))
-    return written
+            title, own = f"{task}: {method}, layer by layer", _View(held[layers[0]], None)
+            kind = f"layers-{folder.methods[method]}"
+            folder.draw(task, kind, partial(_grid, title, steps, own))
 
 
 class _View:
@@ -98,12 +128,13 @@ class _View:
         finite = data[np.isfinite(data).all(axis=1)]
         self.centre = finite.mean(axis=0) if len(finite) else np.zeros(self.width)
         self.axes: Array | None = None
+        if self.width > 3:
+            self.axes, self.scale = np.eye(2, self.width), np.ones(self.width)
         if self.width > 3 and len(finite) > 1:
             spread = finite.std(axis=0)
             self.scale = np.where(spread > 0, spread, 1.0)
-            self.axes = np.linalg.svd((finite - self.centre) / self.scale, full_matrices=False)[2][
-                :2
-            ]
+            scaled = (finite - self.centre) / self.scale
+            self.axes = np.linalg.svd(scaled, full_matrices=True)[2][:2]
         self.data = finite
 
     def as_points(self) -> _View:
@@ -137,7 +168,7 @@ def _grid(title: str, panels: Sequence[tuple[str, Array, Array | None]], view: _
     columns = min(_COLUMNS, len(panels))
     rows = ceil(len(panels) / columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * rows + 0.5), dpi=_DPI)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     for index, (name, x, colours) in enumerate(panels):
         if view.images:
             axes = figure.add_subplot(rows, columns, index + 1)
@@ -145,7 +176,7 @@ def _grid(title: str, panels: Sequence[tuple[str, Array, Array | None]], view: _
         else:
             axes = figure.add_subplot(rows, columns, index + 1, projection=view.projection)
             _point_panel(axes, x, colours, view, own_box=name.startswith("after layer"))
-        axes.set_title(name, fontsize=8)
+        axes.set_title(plain(name), fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -208,7 +239,7 @@ def _curves(results: Results, task: str) -> Any | None:
     if not stages:
         return None
     figure = Figure(figsize=(5.5 * len(stages), 4.0), dpi=_DPI)
-    figure.suptitle(f"{task}: validation objective (training coordinates)")
+    figure.suptitle(plain(f"{task}: validation objective (training coordinates)"))
     for index, (stage, by_method) in enumerate(stages.items()):
         axes = figure.add_subplot(1, len(stages), index + 1)
         values = []
@@ -222,12 +253,12 @@ def _curves(results: Results, task: str) -> Any | None:
                     color=f"C{number % 10}",
                     linestyle=("-", "--", ":")[number // 10 % 3],
                     linewidth=0.8,
-                    label=method if replicate == 0 else None,
+                    label=plain(method) if replicate == 0 else None,
                 )
         low, high = np.quantile(values, [0.0, 0.98])
         pad = 0.05 * max(high - low, 1e-6)
         axes.set_ylim(low - pad, high + pad)
-        axes.set_title(stage, fontsize=9)
+        axes.set_title(plain(stage), fontsize=9)
         axes.set_xlabel("epoch")
         beside: dict[str, Any] = {}
         if len(by_method) > 8:  # a long list would hide the curves
@@ -252,13 +283,17 @@ def _arrays(path: Path) -> Mapping[str, Array] | None:
     return held if {"data", "samples"} <= held.keys() else None
 
 
-def _write(path: Path, figure: Any) -> Path:
-    from flowzoo.training.checkpoint import write_atomically
-
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")  # a bare Figure brings its own Agg canvas
-    write_atomically(path, picture.getvalue())
-    return path
+def _slugs(labels: Iterable[str]) -> dict[str, str]:
+    """A file name for each label, no two alike even where case does not count."""
+    found: dict[str, str] = {}
+    for label in labels:
+        stem = name = _slug(label)
+        number = 1
+        while name in found.values():
+            number += 1
+            name = f"{stem}-{number}"
+        found[label] = name
+    return found
 
 
 def _slug(label: str) -> str:

@@ -33,6 +33,7 @@ class Results:
 
     Attributes:
         out: the folder.
+        name: of the experiment, or the folder's where that is not known.
         runs: one per planned run.
         tasks, methods: labels in order.
         sweeps: for methods that are one value of a sweep, by label.
@@ -40,6 +41,7 @@ class Results:
     """
 
     out: Path
+    name: str = ""
     runs: list[Run] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
@@ -68,7 +70,7 @@ def load_results(out: Path) -> Results:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and (run := _read(path, results)) is not None:
             results.runs.append(run)
-    tasks, methods, points = _order(out)
+    results.name, tasks, methods, points = _experiment(out)
     results.tasks = _sorted({run.spec.task_label for run in results.runs}, tasks)
     results.methods = _sorted({run.spec.method_label for run in results.runs}, methods)
     results.sweeps = {point.label: point for point in points if point.label in results.methods}
@@ -100,19 +102,20 @@ def _read(path: Path, results: Results) -> Run | None:
     return Run(spec, record, problem)
 
 
-def _order(out: Path) -> tuple[list[str], list[str], list[SweepPoint]]:
-    """Labels of tasks and methods as the experiment lists them, and its sweeps."""
+def _experiment(out: Path) -> tuple[str, list[str], list[str], list[SweepPoint]]:
+    """The experiment's name, its labels of tasks and methods in order, and its sweeps."""
     try:
         data = json.loads((out / "experiment.json").read_text("utf-8"))
+        name = str(data["name"])
         tasks = [task["label"] or task["name"] for task in data["tasks"]]
         swept = [
             (method["label"], sweep_points(method["label"], method.get("sweep", {})))
             for method in data["methods"]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [], [], []
+        return out.resolve().name, [], [], []
     methods = [label for name, points in swept for label in ([p.label for p in points] or [name])]
-    return tasks, methods, [point for _, points in swept for point in points]
+    return name, tasks, methods, [point for _, points in swept for point in points]
 
 
 def _sorted(labels: set[str], order: list[str]) -> list[str]:

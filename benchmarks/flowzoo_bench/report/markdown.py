@@ -18,7 +18,7 @@ _LEGEND = (
 
 def markdown(results: Results, rows: Sequence[TableRow]) -> str:
     """The whole page."""
-    lines = [f"# {results.out.resolve().name}", ""]
+    lines = [f"# {results.name}", ""]
     counts = Counter(run.status for run in results.runs)
     lines += [
         f"{len(results.runs)} runs: "
@@ -37,8 +37,12 @@ def markdown(results: Results, rows: Sequence[TableRow]) -> str:
 
 
 def _failures(results: Results) -> list[str]:
-    """Every run that is not ok, before any number."""
-    failed = [run for run in results.runs if run.status not in ("ok", "pending")]
+    """Every run that is not ok, or ok but for its pictures, before any number."""
+    failed = [
+        run
+        for run in results.runs
+        if run.status not in ("ok", "pending") or (run.record and run.record.reason)
+    ]
     if not failed and not results.problems:
         return []
     body = [

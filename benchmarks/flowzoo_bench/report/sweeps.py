@@ -21,8 +21,13 @@ class _Line:
     halves: list[float] = field(default_factory=list)
 
 
-def sweep_figures(results: Results, rows: list[TableRow], task: str) -> dict[str, Any]:
-    """A figure for each option swept on the task, by option; methods without it are level lines.
+def plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def sweep_figure(results: Results, rows: list[TableRow], task: str, option: str) -> Any | None:
+    """Scores on the task against the option's value, or None; other methods are level lines.
 
     Panels are the metrics that have a better and a worse end or are in nats, under the default
     evaluation; not counts of rows, and not gaps, which draw the score a second time.
@@ -36,24 +41,20 @@ def sweep_figures(results: Results, rows: list[TableRow], task: str) -> dict[str
         and not metric.name.startswith("gap_to_oracle")
         and "[" not in metric.name
     }
-    figures: dict[str, Any] = {}
-    for option in dict.fromkeys(point.option for point in results.sweeps.values()):
-        lines: dict[str, dict[str, _Line]] = {}
-        levels: dict[str, dict[str, float]] = {}
-        for row in rows:
-            if row.task != task or row.metric not in drawn or row.mean is None:
-                continue
-            point = results.sweeps.get(row.method)
-            if point is None:
-                levels.setdefault(row.metric, {})[row.method] = row.mean
-            elif point.option == option:
-                line = lines.setdefault(row.metric, {}).setdefault(point.family, _Line())
-                line.values.append(point.value)
-                line.means.append(row.mean)
-                line.halves.append(row.ci95 or 0.0)
-        if lines:
-            figures[option] = _draw(f"{task}: against {option}", option, lines, levels)
-    return figures
+    lines: dict[str, dict[str, _Line]] = {}
+    levels: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.task != task or row.metric not in drawn or row.mean is None:
+            continue
+        point = results.sweeps.get(row.method)
+        if point is None:
+            levels.setdefault(row.metric, {})[row.method] = row.mean
+        elif point.option == option:
+            line = lines.setdefault(row.metric, {}).setdefault(point.family, _Line())
+            line.values.append(point.value)
+            line.means.append(row.mean)
+            line.halves.append(row.ci95 or 0.0)
+    return _draw(f"{task}: against {option}", option, lines, levels) if lines else None
 
 
 def _draw(
@@ -67,7 +68,7 @@ def _draw(
     columns = min(_COLUMNS, len(lines))
     height = ceil(len(lines) / columns)
     figure = Figure(figsize=(5.0 * columns, 3.6 * height + 0.4), dpi=_DPI)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     for index, (metric, families) in enumerate(lines.items()):
         axes = figure.add_subplot(height, columns, index + 1)
         values = list(dict.fromkeys(value for line in families.values() for value in line.values))
@@ -81,15 +82,21 @@ def _draw(
         for number, (family, line) in enumerate(families.items()):
             at = line.values if numeric else [str(value) for value in line.values]
             axes.errorbar(
-                at, line.means, line.halves, color=f"C{number}", marker="o", capsize=3, label=family
+                at,
+                line.means,
+                line.halves,
+                color=f"C{number}",
+                marker="o",
+                capsize=3,
+                label=plain(family),
             )
         for number, (method, mean) in enumerate(levels.get(metric, {}).items()):
             style = ("--", ":", "-.")[number % 3]
-            axes.axhline(mean, color="0.4", linestyle=style, linewidth=0.9, label=method)
+            axes.axhline(mean, color="0.4", linestyle=style, linewidth=0.9, label=plain(method))
         means = [mean for line in families.values() for mean in line.means]
         if max(means) - min(means) > _WIDE:
             axes.set_yscale("symlog", linthresh=1.0)
-        axes.set_title(f"{metric} (mean, 95 % interval)", fontsize=9)
+        axes.set_title(plain(f"{metric} (mean, 95 % interval)"), fontsize=9)
         axes.set_xlabel(option.rsplit(".", 1)[-1])
         axes.legend(fontsize=7)
     figure.tight_layout()

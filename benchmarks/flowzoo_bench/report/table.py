@@ -8,12 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import sqrt
 
+from flowzoo_bench.experiment import RESERVED
 from flowzoo_bench.metrics.statistics import mean_and_t_interval, paired_difference
 from flowzoo_bench.records import MetricRow, Record
 from flowzoo_bench.report.load import Results, Run
 
 HEADLINE = "test_log_likelihood"
-ORACLE, REAL = "oracle", "real data"
+ORACLE, REAL = RESERVED
+MEASURED = frozenset({"ok", "non_finite", "error"})
+"""Statuses of runs whose finite numbers count: one bad metric harms no other."""
+SHARED = ("_amortised", "_of_pack")
+"""Endings of metrics that the members of a pack have in common: no replicates of anything."""
 FAILED = frozenset(
     {"diverged", "non_finite", "error", "timeout", "crashed", "skipped", "unreadable"}
 )
@@ -26,10 +31,11 @@ class TableRow:
     Attributes:
         task, method, metric: labels. The method ``oracle`` is the true density on the same test
             points, ``real data`` the same score of held-out real data.
-        mean: over the replicates that ended ok.
-        ci95: half width of the t-interval; None for one replicate.
+        mean: over the replicates that have the number, and it is finite.
+        ci95: half width of the t-interval; None for one replicate, and for what a pack shares.
         n: replicates in the mean.
-        ok, failed: runs of the method on the task; what is neither is still to come.
+        ok, failed: runs of the method on the task; what is neither is still to come. A run one
+            of whose metrics failed is among the failed.
         likelihood, measure: what kind of density the number is of.
         oracle: the oracle's mean over the same replicates, for log-likelihoods.
         gap: oracle minus mean, paired.
@@ -51,7 +57,11 @@ class TableRow:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """One row of ``paired.csv``: method_a minus method_b over the replicates both ended ok on."""
+    """One row of ``paired.csv``: method_a minus method_b on the data sets both have a number for.
+
+    The likelihoods say what is compared: a lower bound minus an exact score only bounds the
+    difference.
+    """
 
     task: str
     metric: str
@@ -60,6 +70,9 @@ class PairedRow:
     mean_diff: float
     ci95: float | None
     n: int
+    likelihood_a: str | None = None
+    likelihood_b: str | None = None
+    measure: str | None = None
 
 
 def measurements(record: Record) -> list[MetricRow]:
@@ -74,9 +87,8 @@ def measurements(record: Record) -> list[MetricRow]:
     if trained and trained[-1].best_valid is not None:
         # of the last trained stage, in the units it was trained in: for choosing between settings
         best = trained[-1].best_valid
-        rows.append(
-            MetricRow(name="validation_objective", value=best, unit="nats", direction="min")
-        )
+        # between methods it ranks nothing, their objectives differ: no direction
+        rows.append(MetricRow(name="validation_objective", value=best, unit="nats"))
     if record.memory.peak_rss is not None:
         name = "peak_memory_of_pack" if shared else "peak_memory"
         mib = record.memory.peak_rss / 2**20
@@ -112,7 +124,7 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
     failed = sum(run.status in FAILED for run in runs)
     collected: dict[tuple[str, str | None, str | None], list[MetricRow]] = {}
     for run in runs:
-        if run.record is not None and run.status == "ok":
+        if run.record is not None and run.status in MEASURED:
             for row in measurements(run.record):
                 collected.setdefault((row.name, row.likelihood, row.measure), []).append(row)
     if not collected:
@@ -120,7 +132,10 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
     rows = []
     for (name, likelihood, measure), values in collected.items():
         numbers = [row.value for row in values if row.value is not None]
-        if not numbers:
+        if not numbers:  # measured, and never finite
+            rows.append(
+                TableRow(task, method, name, None, None, 0, ok, failed, likelihood, measure)
+            )
             continue
         interval = mean_and_t_interval(numbers)
         oracle = gap = None
@@ -138,7 +153,7 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
                 method,
                 name,
                 interval.mean,
-                interval.half_width,
+                None if name.endswith(SHARED) else interval.half_width,
                 interval.n,
                 ok,
                 failed,
@@ -198,30 +213,33 @@ def _by_method(item: tuple[tuple[str, str, str | None], dict[int, float]]) -> tu
 
 
 def paired(results: Results) -> list[PairedRow]:
-    """Differences over common replicates, of numbers of one metric and one measure."""
+    """Differences on common data sets, of numbers of one metric and one measure."""
     rows: list[PairedRow] = []
     for task in results.tasks:
-        values: dict[tuple[str, str | None], dict[str, dict[int, float]]] = {}
+        values: dict[tuple[str, str | None], dict[str, dict[int, MetricRow]]] = {}
         for run in results.runs:
-            if run.spec.task_label != task or run.record is None or run.status != "ok":
+            if run.spec.task_label != task or run.record is None or run.status not in MEASURED:
                 continue
             for row in measurements(run.record):
-                if row.value is None or row.direction == "none":
+                if row.value is None or row.direction == "none" or row.name.endswith(SHARED):
                     continue
                 by_method = values.setdefault((row.name, row.measure), {})
                 own = by_method.setdefault(run.spec.method_label, {})
-                own[run.spec.replicate] = row.value
-        for (metric, _), by_method in values.items():
+                own[run.spec.data_seed()] = row
+        for (metric, measure), by_method in values.items():
             names = [name for name in results.methods if name in by_method]
             for index, first in enumerate(names):
                 for second in names[index + 1 :]:
                     a, b = by_method[first], by_method[second]
-                    common = sorted(a.keys() & b.keys())
+                    common = [data for data in a if data in b]
                     if common:
                         difference = paired_difference(
-                            [a[i] for i in common], [b[i] for i in common]
+                            [a[i].value or 0.0 for i in common], [b[i].value or 0.0 for i in common]
                         )
-                        rows.append(PairedRow(task, metric, first, second, *difference))
+                        kinds = (a[common[0]].likelihood, b[common[0]].likelihood)
+                        rows.append(
+                            PairedRow(task, metric, first, second, *difference, *kinds, measure)
+                        )
     return rows
 
 
@@ -232,7 +250,7 @@ def too_good(results: Results) -> list[str]:
         for method in results.methods:
             gaps: dict[str, list[tuple[float, float]]] = {}
             for run in results.of(task, method):
-                for row in run.record.metrics if run.record and run.status == "ok" else ():
+                for row in run.record.metrics if run.record and run.status in MEASURED else ():
                     if (
                         row.name.startswith("gap_to_oracle")
                         and row.likelihood == "exact"

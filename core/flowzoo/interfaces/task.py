@@ -45,6 +45,13 @@ class Task(ABC):
     def splits(self, seed: int) -> Splits:
         """The splits of one replicate; equal seeds give equal data."""
 
+    def fingerprint(self) -> str:
+        """What tells apart data that the options do not determine, e.g. a file's hash; else empty.
+
+        It is part of a run's identity: results on other data are never taken for these.
+        """
+        return ""
+
     def log_prob(self, x: Tensor) -> Tensor:
         """True log-density of x (N, D) in nats, (N,), against ``oracle.measure``.
 

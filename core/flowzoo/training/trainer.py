@@ -128,7 +128,7 @@ class _Training:
         on_member_end: OnMemberEnd | None,
     ) -> None:
         self.models, self.seeds = list(models), list(seeds)
-        reference = _reference(models[0])
+        reference = _reference(models[0], data[0].train)
         target = torch.device(device) if device is not None else reference.device
         for model in models:
             model.to(target)
@@ -317,13 +317,12 @@ class _Training:
             self.on_member_end(member, self.results[member])
 
 
-def _reference(model: nn.Module) -> Tensor:
+def _reference(model: nn.Module, rows: Tensor) -> Tensor:
+    """What tells dtype and device: the model's state, or the data where it has none."""
     for tensor in named_state(model).values():
         if tensor.is_floating_point():
             return tensor
-    raise ValueError(
-        f"model: expected a floating parameter or buffer, {type(model).__name__} has none"
-    )
+    return rows if isinstance(rows, Tensor) and rows.is_floating_point() else torch.empty(0)
 
 
 def _trainable(model: nn.Module) -> int:
