@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from flowzoo import registry
-from flowzoo.interfaces import LEBESGUE, MetricValue, Task, Trained
+from flowzoo.interfaces import LEBESGUE, MetricValue, Splits, Task, Trained
 from flowzoo.training import FitResult
 from flowzoo.training.checkpoint import write_atomically
+from flowzoo.validation import check_finite, check_rows
 from flowzoo_bench.records import ARRAYS, WEIGHTS, finite, run_folder
 from flowzoo_bench.runspec import RunSpec
 from flowzoo_bench.tasks.standardize import Standardizer
@@ -38,7 +39,7 @@ class Member:
                 f"task: expected the data that were planned for, {spec.task.version}, got others, "
                 f"{fingerprint}"
             )
-        self.splits = self.task.splits(spec.data_seed())
+        self.splits = _checked(self.task.splits(spec.data_seed()), self.task.features)
         self.scaling = (
             Standardizer.fit(self.splits.train)
             if self.task.standardize
@@ -232,6 +233,23 @@ class Member:
                 for name, value in self.model.state_dict().items()
             }
             write_atomically(folder / WEIGHTS, save(state))
+
+
+def _checked(splits: Splits, features: int) -> Splits:
+    """The splits, if they are what a task promises.
+
+    Raises:
+        TypeError: not three tensors.
+        ValueError: a wrong shape or dtype, no rows, or a non-finite row.
+    """
+    if not isinstance(splits, Splits):
+        raise TypeError(f"task: splits: expected Splits, got {type(splits).__name__}")
+    for name, rows in zip(splits._fields, splits, strict=True):
+        where = f"task: {name} rows"
+        if len(check_rows(where, rows, features)) == 0:
+            raise ValueError(f"{where}: expected at least one, got none")
+        check_finite(where, rows)
+    return splits
 
 
 def one_line(error: BaseException) -> str:

@@ -224,9 +224,9 @@ def _shape(task: Task, seed: int) -> tuple[int, ...] | None:
     """Rows and columns of a replicate; None when it cannot be drawn, which its run will record."""
     try:
         splits = task.splits(seed)
+        return (len(splits.train), len(splits.valid), task.features)
     except (Exception, SystemExit):
         return None
-    return (len(splits.train), len(splits.valid), task.features)
 
 
 def _planned(spec: RunSpec, model: _Models, shape: tuple[int, ...] | None) -> Planned:

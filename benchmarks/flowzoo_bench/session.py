@@ -28,7 +28,7 @@ from flowzoo_bench.records import (
     write_record,
     write_spec,
 )
-from flowzoo_bench.runspec import PackSpec, RunSpec
+from flowzoo_bench.runspec import PackSpec, RunSpec, canonical
 
 EXPERIMENT, PACKS, PACK, OUTCOME = "experiment.json", "packs", "pack.json", "outcome.json"
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
@@ -146,6 +146,12 @@ class Session:
     def _write_plan(self) -> None:
         for item in self.planned:
             write_spec(self.out, item.spec)
+        names = {_settings(item.spec): item.spec for item in self.planned}
+        for old in list(read_specs(self.out)):  # a new label is for all replicates
+            new = names.get(_settings(old))
+            if new is not None and old.run_id not in self.by_id:
+                labels = {"task_label": new.task_label, "method_label": new.method_label}
+                write_spec(self.out, old.model_copy(update=labels))
         write_atomically(self.out / EXPERIMENT, to_bytes(self.experiment))
 
     def _is_final(self, spec: RunSpec) -> bool:
@@ -256,6 +262,12 @@ def _progress(job: Job) -> str:
         return f"{data['stage']} {data['step']}/{data['total']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def _settings(spec: RunSpec) -> str:
+    """What the replicates of a method on a task have in common, but for labels."""
+    shared = {"replicate", "task_label", "method_label"}
+    return canonical(spec.model_dump(mode="json", exclude=shared))
 
 
 def _difference(old: RunSpec, new: RunSpec) -> set[str]:

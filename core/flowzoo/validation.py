@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -87,6 +90,53 @@ def check_chart(chart: Tensor | None, num_charts: int | None, rows: int) -> Tens
             f"chart: expected int64 of shape ({rows},), got {chart.dtype} {tuple(chart.shape)}"
         )
     return chart
+
+
+def check_number(
+    name: str, value: float, *, least: float = 0.0, most: float = math.inf, strict: bool = False
+) -> float:
+    """Return ``value`` as a float if it is finite, at least ``least`` and at most ``most``.
+
+    Args:
+        name: the argument's name, used in the message.
+        value: what the caller passed.
+        least: smallest value allowed.
+        most: largest value allowed.
+        strict: whether ``least`` itself is not allowed.
+
+    Raises:
+        ValueError: it is not, or no number at all.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most or (strict and value == least):
+        wanted = f"a finite number {'>' if strict else '>='} {least:g}"
+        if most != math.inf:
+            wanted = f"a number in {'(' if strict else '['}{least:g}, {most:g}]"
+        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+    return float(value)
+
+
+def check_step(step: object, rows: int, features: int, owner: str) -> None:
+    """Check what a flow's direction returned: a value (N, features) and a volume term (N,).
+
+    Raises:
+        TypeError: not a pair of tensors.
+        ValueError: wrong shapes.
+    """
+    if (
+        not isinstance(step, tuple)
+        or len(step) != 2
+        or not all(isinstance(t, Tensor) for t in step)
+    ):
+        raise TypeError(
+            f"{owner}: expected Step(value, log_abs_det) of tensors, got {type(step).__name__}"
+        )
+    value, log_abs_det = step
+    if value.shape != (rows, features) or log_abs_det.shape != (rows,):
+        raise ValueError(
+            f"{owner}: expected shapes ({rows}, {features}) and ({rows},), "
+            f"got {tuple(value.shape)} and {tuple(log_abs_det.shape)}"
+        )
 
 
 def check_positive(name: str, value: int) -> int:

@@ -236,6 +236,12 @@ def test_a_bench_counts_what_was_done_before(bench: Any) -> None:
     next(iter(out.glob("packs/*/outcome.json"))).unlink()
     code, output = bench.run("bench", path, "--out", out, "--no-figures")
     assert code == 0, output
+    # another label for the same runs is for all of them
+    renamed = bench.write(experiment("good").replace('"good"', '"better"'), "renamed.toml")
+    again, _ = bench.run("bench", renamed, "--out", out, "--no-figures")
+    with (out / "table.csv").open() as file:
+        methods = {(row["method"], row["ok"]) for row in csv.DictReader(file)}
+    assert again == 0 and ("better", "3") in methods and "good" not in {m for m, _ in methods}
     assert "3 runs, 2 already done" in output and "[3/3]" in output and "[4/3]" not in output
 
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from flowzoo import registry
+from flowzoo_bench.experiment import parse_experiment
 from flowzoo_bench.member import Member
+from flowzoo_bench.planner import Planner
 from flowzoo_bench.records import ARRAYS, WEIGHTS, Record, find_record, run_folder
 from flowzoo_bench.runspec import PackSpec, Part, RunSpec
 from flowzoo_bench.tasks.standardize import Standardizer
@@ -167,6 +169,30 @@ def test_data_that_cannot_be_made_are_one_error_row(
     assert record(tmp_path, specs[0]).reason == "OSError: the disk is gone"
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda s: tuple(s), "TypeError: task: splits: expected Splits, got tuple"),
+        (lambda s: s._replace(train=s.train[:, :1]), "ValueError: task: train rows: expected sha"),
+        (lambda s: s._replace(valid=s.valid[:0]), "ValueError: task: valid rows: expected at lea"),
+        (lambda s: s._replace(test=s.test * math.nan), "ValueError: task: test rows: expected fin"),
+        (lambda s: s._replace(test=s.test.numpy()), "TypeError: task: test rows: expected a torch"),
+    ],
+)
+def test_splits_that_break_the_contract_are_one_error_row(
+    faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, reason: str
+) -> None:
+    blob = registry.load("task", "blob")
+    original = blob.splits
+    monkeypatch.setattr(blob, "splits", lambda self, seed: change(original(self, seed)))
+    assert run(tmp_path, spec()) == 0
+    assert record(tmp_path, spec()).status == "error"
+    assert record(tmp_path, spec()).reason.startswith(reason)
+    method = {"label": "s", "mixture": "shift"}
+    text = {"name": "x", "tasks": ["blob"], "metrics": ["mean-norm"], "methods": [method]}
+    assert len(Planner(parse_experiment(text, "x")).plan()) == 1  # one bad task stops no bench
+
+
 def test_members_with_a_result_are_not_measured_again(faulty: Path, tmp_path: Path) -> None:
     specs = [spec(r) for r in range(2)]
     run(tmp_path, *specs)
@@ -182,6 +208,7 @@ def test_members_with_a_result_are_not_measured_again(faulty: Path, tmp_path: Pa
     ("fault", "reason"),
     [
         ("metric-raise", "metric 'mean-norm': RuntimeError: nothing to measure"),
+        ("metric-bad", "metric 'mean-norm': ValueError: mean_norm: direction: expected 'max'"),
         ("metric-exit", "metric 'mean-norm': SystemExit: 0"),
         (
             "metric-twice",

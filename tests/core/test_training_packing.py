@@ -75,6 +75,23 @@ class Fixed(Mixture):
         return torch.randn(num, self.features, generator=generator)
 
 
+class Replaced(Shifted):
+    """Puts a new tensor in a buffer's place, which the stage contract forbids."""
+
+    def loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
+        self.norm.mean = 0.9 * self.norm.mean + 0.1 * x.detach().mean(0)
+        return super().loss(x, noise, progress)
+
+
+class Dropped(Shifted):
+    """Draws from the global generators while it trains."""
+
+    packable = False
+
+    def loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
+        return super().loss(nn.functional.dropout(x, 0.5), noise, progress)
+
+
 def rows(seed: int, n: int = 100) -> Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -434,3 +451,24 @@ def test_a_model_without_state_is_trained_at_once(dtype: torch.dtype) -> None:
     result = fit(model, x, x)
     assert (result.status, result.stages, result.parameters) == ("ok", [], 0)
     assert model.log_prob(x).dtype == dtype
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_buffer_that_is_replaced_is_refused(members: int) -> None:
+    models = [Replaced().double() for _ in range(members)]
+    data = [TrainingData(rows(0), rows(1))] * members
+    with pytest.raises(ValueError, match=r"stage 'fit': buffer 'norm\.mean' was replaced"):
+        train_pack(models, data, range(members))
+
+
+def test_randomness_of_a_models_own_follows_from_the_seed() -> None:
+    curves = []
+    for state, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(0)
+        model = Dropped().double()
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        (stage,) = fit(model, rows(0), rows(1), seed=seed).stages
+        assert torch.get_rng_state().equal(before)
+        curves.append([(point.train, point.valid) for point in stage.curve])
+    assert curves[0] == curves[1] != curves[2]

@@ -193,6 +193,10 @@ def test_flow_indexed_by_chart_is_given_the_chart():
         ({"margin": -0.1}, "margin: expected a finite number >= 0"),
         ({"margin": math.nan}, "margin: expected a finite number >= 0"),
         ({"overlap": 2, "margin": 0.1, "max_active": 1}, "max_active: expected 2 to 5, got 1"),
+        ({"overlap": 2, "margin": 0.1, "max_active": 2.5}, "max_active: expected a positive integ"),
+        ({"margin": "a"}, "margin: expected a finite number >= 0, got 'a'"),
+        ({"frames": "pca", "frame_shrinkage": "x"}, r"frame_shrinkage: .* \[0, 1\], got 'x'"),
+        ({"training": 3}, "training: expected a table of options, got 3"),
         ({"objective": "exakt"}, "objective: expected one of .* got 'exakt'"),
         ({"weights": "even"}, "weights: expected one of"),
         ({"condition": "hot"}, "condition: expected one of"),
@@ -223,6 +227,10 @@ def test_bad_calls_are_refused_by_name():
         model.sample(-1, evaluation="renormalised")
     with pytest.raises(ValueError, match="temperature: expected > 0"):
         model.sample(1, evaluation="renormalised", temperature=0.0)
+    with pytest.raises(ValueError, match="temperature: expected > 0 and finite, got inf"):
+        model.sample(1, temperature=math.inf)
+    with pytest.raises(ValueError, match=r"num: expected >= 0, an integer, got 2\.5"):
+        model.sample(2.5)
     for draws in (0, -3):
         with pytest.raises(ValueError, match="num_samples: expected a positive integer"):
             model.log_prob(x, evaluation="renormalised", num_samples=draws)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from flowzoo.interfaces.step import Step
-from flowzoo.validation import check_chart, check_context, check_positive, check_rows
+from flowzoo.validation import check_chart, check_context, check_positive, check_rows, check_step
 
 Direction = Literal["encode", "decode", "both"]
 
@@ -65,13 +65,17 @@ class BaseFlow(nn.Module, ABC):
         """
         check_rows("x", x, self.features)
         context = check_context(context, self.context_features, len(x))
-        return self._encode(x, context, check_chart(chart, self.num_charts, len(x)))
+        step = self._encode(x, context, check_chart(chart, self.num_charts, len(x)))
+        check_step(step, len(x), self.latent_features, f"{type(self).__name__}.encode")
+        return step
 
     def decode(self, z: Tensor, context: Tensor | None = None, chart: Tensor | None = None) -> Step:
         """Latent (N, d) to data (N, D); the volume term is still log|det dz/dx|. See ``encode``."""
         check_rows("z", z, self.latent_features)
         context = check_context(context, self.context_features, len(z))
-        return self._decode(z, context, check_chart(chart, self.num_charts, len(z)))
+        step = self._decode(z, context, check_chart(chart, self.num_charts, len(z)))
+        check_step(step, len(z), self.features, f"{type(self).__name__}.decode")
+        return step
 
     @abstractmethod
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from torch import Tensor
@@ -60,6 +61,27 @@ class MetricValue:
     n: int | None = None
     stderr: float | None = None
     reference: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no record can hold.
+
+        Raises:
+            ValueError: a field of the wrong type, or an unknown direction.
+        """
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name: expected a text, got {self.name!r}")
+        for field in ("value", "stderr", "reference"):
+            number = getattr(self, field)
+            if not isinstance(number, Real) and (number is not None or field == "value"):
+                raise ValueError(f"{self.name}: {field}: expected a number, got {number!r}")
+        for field, kind in (("unit", str), ("likelihood", str), ("measure", str), ("n", Integral)):
+            given = getattr(self, field)
+            if not isinstance(given, kind) and (given is not None or field == "unit"):
+                raise ValueError(f"{self.name}: {field}: expected {kind.__name__}, got {given!r}")
+        if self.direction not in ("max", "min", "none"):
+            raise ValueError(
+                f"{self.name}: direction: expected 'max', 'min' or 'none', got {self.direction!r}"
+            )
 
 
 class Metric(ABC):

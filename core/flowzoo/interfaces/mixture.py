@@ -75,10 +75,10 @@ class Mixture(nn.Module, ABC):
         Raises:
             ValueError: ``num`` is negative or ``temperature`` is not positive.
         """
-        if num < 0:
-            raise ValueError(f"num: expected >= 0, got {num}")
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected > 0, got {temperature}")
+        if isinstance(num, bool) or not isinstance(num, int) or num < 0:
+            raise ValueError(f"num: expected >= 0, an integer, got {num!r}")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
         return self._sample(num, temperature, generator)
 
     @abstractmethod

@@ -31,7 +31,13 @@ class Partitioner(nn.Module, ABC):
         Raises:
             ValueError: x has the wrong shape or dtype.
         """
-        return self._distances(check_rows("x", x, self.features))
+        distances = self._distances(check_rows("x", x, self.features))
+        if distances.shape != (len(x), self.num_charts):
+            raise ValueError(
+                f"{type(self).__name__}.distances: expected shape ({len(x)}, {self.num_charts}), "
+                f"got {tuple(distances.shape)}"
+            )
+        return distances
 
     @abstractmethod
     def _distances(self, x: Tensor) -> Tensor: ...

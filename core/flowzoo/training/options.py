@@ -54,6 +54,8 @@ class TrainingOptions:
         """
         if isinstance(options, TrainingOptions):
             return options
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"training: expected a table of options, got {options!r}")
         given = check_options(cls, options or {}, "training")
         merged = {**(defaults or {}), **given}
         if given.get("steps") is not None and "epochs" not in given:

@@ -48,9 +48,24 @@ class _StageCall(nn.Module):
         super().__init__()
         self.model = model
         self.stage = stage
+        self._seen: set[str] = set()  # objectives whose buffers have been watched once
 
     def forward(self, name: str, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         """Objective of one member on its rows: mean training loss, or summed validation, scalar."""
+        if name in self._seen:
+            return self._objective(name, x, noise, progress)
+        before = dict(self.model.named_buffers())
+        value = self._objective(name, x, noise, progress)
+        for key, buffer in self.model.named_buffers():
+            if before.get(key) is not buffer:
+                raise ValueError(
+                    f"stage {self.stage.name!r}: buffer {key!r} was replaced during training; "
+                    "update it in place (copy_, mul_, add_), or the training forgets it"
+                )
+        self._seen.add(name)
+        return value
+
+    def _objective(self, name: str, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         stage = self.stage
         if name == "validate" and stage.validate is not None:
             return self._per_row(stage.validate(x, noise), x, "a validation objective").sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from flowzoo.interfaces.stage import Stage
 from flowzoo.training.packing import Pack, State, copy_state, named_state
-from flowzoo.training.randomness import generator_for
+from flowzoo.training.randomness import generator_for, global_stream
 from flowzoo.training.results import CurvePoint, StageResult, TrainingData
 
 
@@ -136,7 +137,8 @@ class StageRun:
         x = self._x[slots, chosen]
         fraction = self.progress.step / max(1, self.total_steps)
         noise = self._noise(x.shape[1], "noise", self.progress.step)
-        losses = self.pack.loss(x, noise, fraction)
+        with self._own_stream("loss", self.progress.step):
+            losses = self.pack.loss(x, noise, fraction)
         torch.autograd.backward(
             losses.sum()
         )  # members share no parameter: each gets its own gradient
@@ -150,6 +152,12 @@ class StageRun:
         self._optimizer.zero_grad(set_to_none=True)
         self._loss_sum += losses.detach().double() * x.shape[1]
         self._update_average()
+
+    def _own_stream(self, *purpose: str | int) -> AbstractContextManager[None]:
+        """For a lone model's own randomness (dropout); vmap refuses what is not in ``noise``."""
+        if self.pack.stacked:
+            return nullcontext()
+        return global_stream(self._device, self.seeds[self.slots[0]], self.index, *purpose)
 
     def _clip(self) -> None:
         limit = self.stage.clip_norm
@@ -190,7 +198,9 @@ class StageRun:
         self._after_epoch()
         candidate = self._candidate()
         noise = self._noise(self._x_valid.shape[1], "validate")
-        valid = self.pack.validate(self._x_valid, noise, {**self.pack.state, **candidate}).tolist()
+        state = {**self.pack.state, **candidate}
+        with self._own_stream("validate", position.epoch):
+            valid = self.pack.validate(self._x_valid, noise, state).tolist()
         train = (self._loss_sum / max(1, rows_seen)).tolist()
         self._loss_sum.zero_()
         over = position.step >= self.total_steps
@@ -247,7 +257,8 @@ class StageRun:
             )
             was_training = {name: m.training for name, m in model.named_modules()}
             model.eval()
-            with torch.no_grad():
+            purpose = ("after_epoch", self.index, self.progress.epoch)
+            with torch.no_grad(), global_stream(self._device, self.seeds[member], *purpose):
                 own(self.data[member].train, generator)
             for name, module in model.named_modules():
                 module.training = was_training[name]

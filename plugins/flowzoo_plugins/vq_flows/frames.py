@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Step
+from flowzoo.validation import check_number
 
 EIGENVALUE_FLOOR = 1e-6  # of the data's mean variance: a frame's std is at least 1e-3 of the data's
 
@@ -37,11 +38,8 @@ class ChartFrames(nn.Module):
         self, features: int, num_charts: int, *, inflation: float = 1.6, shrinkage: float = 0.0
     ) -> None:
         super().__init__()
-        if not 0.0 < inflation < float("inf"):
-            raise ValueError(f"frame_inflation: expected a finite number > 0, got {inflation}")
-        if not 0.0 <= shrinkage <= 1.0:
-            raise ValueError(f"frame_shrinkage: expected in [0, 1], got {shrinkage}")
-        self.inflation, self.shrinkage = inflation, shrinkage
+        self.inflation = check_number("frame_inflation", inflation, strict=True)
+        self.shrinkage = check_number("frame_shrinkage", shrinkage, most=1.0)
         identity = torch.eye(features).repeat(num_charts, 1, 1)
         self.register_buffer("mean", torch.zeros(num_charts, features))
         self.register_buffer("whiten", identity)

@@ -27,7 +27,7 @@ from flowzoo.interfaces import (
 )
 from flowzoo.registry import build_part
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_finite, check_positive, check_rows
+from flowzoo.validation import check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.vq_flows import evaluation as scoring
 from flowzoo_plugins.vq_flows import inference, leakage, objectives
 from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts, choose
@@ -115,9 +115,9 @@ class VQFlow(Mixture):
         self.overlap = check_positive("overlap", overlap)
         if overlap > self.num_charts:
             raise ValueError(f"overlap: expected at most {self.num_charts} charts, got {overlap}")
-        if not 0.0 <= margin < float("inf"):
-            raise ValueError(f"margin: expected a finite number >= 0, got {margin}")
-        if max_active is not None and not overlap <= max_active <= self.num_charts:
+        if max_active is not None and not (
+            overlap <= check_positive("max_active", max_active) <= self.num_charts
+        ):
             raise ValueError(
                 f"max_active: expected {overlap} to {self.num_charts}, got {max_active}"
             )
@@ -127,10 +127,9 @@ class VQFlow(Mixture):
             )
         if frames not in ("none", "pca"):
             raise ValueError(f"frames: expected 'none' or 'pca', got {frames!r}")
-        if not 0.0 <= leak_penalty < float("inf"):
-            raise ValueError(f"leak_penalty: expected a finite number >= 0, got {leak_penalty}")
-        self.margin, self.max_active, self.objective = float(margin), max_active, objective
-        self.leak_penalty = float(leak_penalty)
+        self.margin, self.max_active = check_number("margin", margin), max_active
+        self.objective = objective
+        self.leak_penalty = check_number("leak_penalty", leak_penalty)
         self.leak_samples = check_positive("leak_samples", leak_samples)
         self.flow = LocalFlows(
             features,
