@@ -163,8 +163,10 @@ class Member:
         elif broken:
             fields["status"] = "non_finite"
             fields["reason"] = f"not finite: {', '.join(broken)}"
+        folder = run_folder(out, self.spec.run_id)
+        self._save_weights(folder)
         try:
-            self._save_arrays(run_folder(out, self.spec.run_id))
+            self._save_arrays(folder)
         except Exception as error:  # pictures are no result: the numbers stand without them
             traceback.print_exc()
             notes = [fields["reason"], f"no pictures: {one_line(error)}"]
@@ -202,7 +204,7 @@ class Member:
         return charts
 
     def _save_arrays(self, folder: Path) -> None:
-        """What figures are drawn from: data, samples, charts, layers; and the weights if asked."""
+        """What figures are drawn from: data, samples, charts, layers."""
         from safetensors.torch import save
 
         num = self.spec.num_samples
@@ -227,6 +229,11 @@ class Member:
             for name, value in arrays.items()
         }
         write_atomically(folder / ARRAYS, save(held))
+
+    def _save_weights(self, folder: Path) -> None:
+        """The model's state, if asked for."""
+        from safetensors.torch import save
+
         if "model" in self.spec.keep:
             state = {
                 name: value.cpu().contiguous().clone()

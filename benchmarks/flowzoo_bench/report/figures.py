@@ -134,7 +134,7 @@ class _View:
             spread = finite.std(axis=0)
             self.scale = np.where(spread > 0, spread, 1.0)
             scaled = (finite - self.centre) / self.scale
-            self.axes = np.linalg.svd(scaled, full_matrices=True)[2][:2]
+            self.axes = np.linalg.svd(scaled, full_matrices=False)[2][:2]
         self.data = finite
 
     def as_points(self) -> _View:

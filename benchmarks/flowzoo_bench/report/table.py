@@ -216,7 +216,7 @@ def paired(results: Results) -> list[PairedRow]:
     """Differences on common data sets, of numbers of one metric and one measure."""
     rows: list[PairedRow] = []
     for task in results.tasks:
-        values: dict[tuple[str, str | None], dict[str, dict[int, MetricRow]]] = {}
+        values: dict[tuple[str, str | None], dict[str, dict[int, tuple[float, str | None]]]] = {}
         for run in results.runs:
             if run.spec.task_label != task or run.record is None or run.status not in MEASURED:
                 continue
@@ -225,7 +225,7 @@ def paired(results: Results) -> list[PairedRow]:
                     continue
                 by_method = values.setdefault((row.name, row.measure), {})
                 own = by_method.setdefault(run.spec.method_label, {})
-                own[run.spec.data_seed()] = row
+                own[run.spec.data_seed()] = (row.value, row.likelihood)
         for (metric, measure), by_method in values.items():
             names = [name for name in results.methods if name in by_method]
             for index, first in enumerate(names):
@@ -234,9 +234,9 @@ def paired(results: Results) -> list[PairedRow]:
                     common = [data for data in a if data in b]
                     if common:
                         difference = paired_difference(
-                            [a[i].value or 0.0 for i in common], [b[i].value or 0.0 for i in common]
+                            [a[data][0] for data in common], [b[data][0] for data in common]
                         )
-                        kinds = (a[common[0]].likelihood, b[common[0]].likelihood)
+                        kinds = (a[common[0]][1], b[common[0]][1])
                         rows.append(
                             PairedRow(task, metric, first, second, *difference, *kinds, measure)
                         )
