@@ -34,7 +34,7 @@ def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Itera
         generators.append(torch.cuda.default_generators[index])
     before = [generator.get_state() for generator in generators]
     for generator in generators:
-        generator.manual_seed(stream_seed(seed, *purpose))
+        generator.manual_seed(stream_seed(seed, "global", *purpose))
     try:
         yield
     finally:
