@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,6 +162,10 @@ mean-norm = faulty_plugins:NORM
 """
 
 
+def _obey_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Bench:
     """Runs ``flowzoo`` with the plugins installed, in a process of its own."""
@@ -190,6 +195,8 @@ class Bench:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # a test run in the background of a script ignores Ctrl-C, and so would its children
+            preexec_fn=_obey_ctrl_c,
         )
 
     def run(self, *arguments: object) -> tuple[int, str]:

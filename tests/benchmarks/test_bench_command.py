@@ -17,9 +17,13 @@ from flowzoo_bench.experiment import UsageError
 
 def test_ctrl_c_during_imports_waits_for_their_end() -> None:
     seen = []
-    with pytest.raises(KeyboardInterrupt), command._imports_undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
-        seen.append("went on")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), command._imports_undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            seen.append("went on")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert seen == ["went on"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
