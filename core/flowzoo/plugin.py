@@ -33,6 +33,9 @@ class PluginSpec:
         paper: title and identifier of the source.
         bibtex: the source's BibTeX entry.
         expected_failed_checks: conformance checks that must fail, each with its reason.
+        check_options: options of a small instance for the conformance checks, laid over the
+            defaults; or ``package.module:function``, called with an empty folder (a path), which
+            returns them, for a plugin that needs a file.
     """
 
     kind: Kind
@@ -46,6 +49,7 @@ class PluginSpec:
     paper: str = ""
     bibtex: str = ""
     expected_failed_checks: Mapping[str, str] = field(default_factory=dict)
+    check_options: Mapping[str, Any] | str = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field_name in ("name", "summary", "target", "api", "version"):
@@ -58,6 +62,16 @@ class PluginSpec:
             raise ValueError(f"kind: expected one of {KINDS}, got {self.kind!r}")
         if not self.name:
             raise ValueError("name: expected a non-empty string, got ''")
+        for name, reason in self.expected_failed_checks.items():
+            if not isinstance(reason, str) or not reason.strip():
+                raise ValueError(
+                    f"expected_failed_checks: expected a reason for {name!r}, got {reason!r}"
+                )
+        if isinstance(self.check_options, str) and self.check_options.count(":") != 1:
+            raise ValueError(
+                "check_options: expected a mapping or 'package.module:function', "
+                f"got {self.check_options!r}"
+            )
         if self.target.count(":") != 1:
             raise ValueError(f"target: expected 'package.module:Class', got {self.target!r}")
         parts = self.api.split(".")
