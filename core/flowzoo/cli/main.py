@@ -15,6 +15,7 @@ from flowzoo.catalogue import entries
 from flowzoo.cli.info import info
 from flowzoo.cli.lazy import LazyCommand
 from flowzoo.cli.list import list_plugins
+from flowzoo.cli.new_plugin import new_plugin
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -40,6 +41,7 @@ def command() -> Any:
     app.callback()(_root)
     app.command("list")(list_plugins)
     app.command("info")(info)
+    app.command("new-plugin")(new_plugin)
     group: Any = get_command(app)
     for entry in entries("command"):
         if entry.state != "disabled" and entry.name not in group.commands:
