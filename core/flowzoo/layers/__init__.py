@@ -1,8 +1,20 @@
 """Invertible layers, one a file."""
 
+from flowzoo.layers.additive_coupling import AdditiveCoupling as AdditiveCoupling
 from flowzoo.layers.autoregressive import MaskedAffineAutoregressive as MaskedAffineAutoregressive
 from flowzoo.layers.composition import Composition as Composition
 from flowzoo.layers.coupling import AffineCoupling as AffineCoupling
+from flowzoo.layers.coupling_base import Coupling as Coupling
+from flowzoo.layers.masked_autoregressive import MaskedAutoregressive as MaskedAutoregressive
 from flowzoo.layers.normalization import InvertibleBatchNorm as InvertibleBatchNorm
 from flowzoo.layers.permutation import Permutation as Permutation
 from flowzoo.layers.radial_squash import RadialSquash as RadialSquash
+from flowzoo.layers.rational_quadratic import Knots as Knots
+from flowzoo.layers.rational_quadratic import SplineShape as SplineShape
+from flowzoo.layers.rational_quadratic import apply_spline as apply_spline
+from flowzoo.layers.rational_quadratic import build_knots as build_knots
+from flowzoo.layers.spline_autoregressive import SplineAutoregressive as SplineAutoregressive
+from flowzoo.layers.spline_coupling import SplineCoupling as SplineCoupling
+from flowzoo.layers.volume_preserving_coupling import (
+    VolumePreservingCoupling as VolumePreservingCoupling,
+)

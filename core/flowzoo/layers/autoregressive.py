@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowzoo.interfaces import BaseFlow, Step
+from flowzoo.layers.masked_autoregressive import MaskedAutoregressive
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale, check_bound
-from flowzoo.nets import MADE, Activation
+from flowzoo.nets import Activation
 
 
-class MaskedAffineAutoregressive(BaseFlow):
+class MaskedAffineAutoregressive(MaskedAutoregressive):
     r"""One layer of a masked autoregressive flow, Papamakarios et al. (2017), eq. 3-5.
 
     .. math:: z_i = (x_i - \mu_i(x_{<i}, c))\, e^{-\alpha_i(x_{<i}, c)}, \qquad
@@ -41,8 +41,6 @@ class MaskedAffineAutoregressive(BaseFlow):
         True
     """
 
-    degrees: Tensor
-
     def __init__(
         self,
         features: int,
@@ -53,36 +51,22 @@ class MaskedAffineAutoregressive(BaseFlow):
         activation: Activation = "relu",
         log_scale_bound: float = LOG_SCALE_BOUND,
     ) -> None:
-        super().__init__(features, context_features=context_features, fast="encode")
-        self.log_scale_bound = check_bound(log_scale_bound)
-        order = range(features, 0, -1) if reverse else range(1, features + 1)
-        self.made = MADE(
+        super().__init__(
             features,
             hidden=hidden,
             outputs=2,
             context_features=context_features,
-            order=order,
+            reverse=reverse,
             activation=activation,
-            zero_last=True,
         )
-        self.register_buffer("degrees", torch.tensor(list(order)))
+        self.log_scale_bound = check_bound(log_scale_bound)
 
-    def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        mu, log_scale = self._shift_and_scale(x, context)
-        return Step((x - mu) * log_scale.exp(), log_scale.sum(dim=1))
+    def _move(self, value: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        mu, log_scale = self._shift_and_scale(raw)
+        moved = value * (-log_scale).exp() + mu if inverse else (value - mu) * log_scale.exp()
+        return moved, log_scale
 
-    def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        x = torch.zeros_like(z)
-        log_scale = x
-        for degree in range(1, self.features + 1):
-            # Columns of lower degree are final, so those of this degree become so. Later ones stay
-            # zero: what they would hold now could overflow, and 0 * inf in the masks is NaN.
-            mu, log_scale = self._shift_and_scale(x, context)
-            moved = z * (-log_scale).exp() + mu
-            x = torch.where(self.degrees <= degree, moved, torch.zeros_like(z))
-        return Step(x, log_scale.sum(dim=1))
-
-    def _shift_and_scale(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _shift_and_scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """mu and -alpha, (N, D) each."""
-        mu, raw = torch.split(self.made(x, context), self.features, dim=1)
-        return mu, bound_log_scale(raw, self.log_scale_bound)
+        mu, raw_scale = torch.split(raw, self.features, dim=1)
+        return mu, bound_log_scale(raw_scale, self.log_scale_bound)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowzoo.interfaces import BaseFlow, Step
+from flowzoo.interfaces import Step
+from flowzoo.layers.coupling_base import Coupling
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale, check_bound
 from flowzoo.nets import MLP, Activation
 
 
-class AffineCoupling(BaseFlow):
+class AffineCoupling(Coupling):
     r"""Affine coupling with separate scale and translation nets, Dinh et al. (2017), eq. 4-8.
 
     With x_a the columns that pass and x_b the others,
@@ -55,52 +56,28 @@ class AffineCoupling(BaseFlow):
         translation_activation: Activation = "relu",
         log_scale_bound: float = LOG_SCALE_BOUND,
     ) -> None:
-        super().__init__(features, context_features=context_features)
-        self.split = features // 2
-        self.reverse = reverse and features > 1
+        super().__init__(features, context_features=context_features, reverse=reverse)
         self.log_scale_bound = check_bound(log_scale_bound)
-        passing = features - self.split if self.reverse else self.split
-        inputs = max(1, passing + context_features)
         self.scale_net = MLP(
-            inputs,
-            features - passing,
+            self.net_inputs,
+            self.moved_features,
             hidden=hidden,
             activation=scale_activation,
             zero_last=True,
         )
         self.translation_net = MLP(
-            inputs,
-            features - passing,
+            self.net_inputs,
+            self.moved_features,
             hidden=hidden,
             activation=translation_activation,
             zero_last=True,
         )
 
-    def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        passing, moved = self._divide(x)
-        log_scale, shift = self._scale_and_shift(passing, context)
-        return Step(
-            self._join(passing, torch.addcmul(shift, moved, log_scale.exp())), log_scale.sum(dim=1)
-        )
-
-    def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        passing, moved = self._divide(z)
-        log_scale, shift = self._scale_and_shift(passing, context)
-        return Step(self._join(passing, (moved - shift) * (-log_scale).exp()), log_scale.sum(dim=1))
-
-    def _divide(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Passing and moved columns."""
-        first, second = torch.split(value, [self.split, self.features - self.split], dim=1)
-        return (second, first) if self.reverse else (first, second)
-
-    def _join(self, passing: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat([moved, passing] if self.reverse else [passing, moved], dim=1)
-
-    def _scale_and_shift(self, passing: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        inputs = passing
-        if context is not None:
-            inputs = torch.cat([passing, context], dim=1)
-        elif self.features == 1:
-            inputs = passing.new_ones(len(passing), 1)
+    def _move(self, moved: Tensor, inputs: Tensor, inverse: bool) -> Step:
         log_scale = bound_log_scale(self.scale_net(inputs), self.log_scale_bound)
-        return log_scale, self.translation_net(inputs)
+        shift = self.translation_net(inputs)
+        if inverse:
+            moved = (moved - shift) * (-log_scale).exp()
+        else:
+            moved = torch.addcmul(shift, moved, log_scale.exp())
+        return Step(moved, log_scale.sum(dim=1))
