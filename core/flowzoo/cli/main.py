@@ -12,6 +12,8 @@ from typer.main import get_command
 
 from flowzoo._version import __version__
 from flowzoo.catalogue import entries
+from flowzoo.cli.cite import cite
+from flowzoo.cli.doctor import doctor
 from flowzoo.cli.info import info
 from flowzoo.cli.lazy import LazyCommand
 from flowzoo.cli.list import list_plugins
@@ -41,6 +43,8 @@ def command() -> Any:
     app.callback()(_root)
     app.command("list")(list_plugins)
     app.command("info")(info)
+    app.command("cite")(cite)
+    app.command("doctor")(doctor)
     app.command("new-plugin")(new_plugin)
     group: Any = get_command(app)
     for entry in entries("command"):

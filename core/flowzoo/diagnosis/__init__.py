@@ -1,0 +1,1 @@
+"""What ``flowzoo doctor`` looks at."""
