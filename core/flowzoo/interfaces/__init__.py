@@ -2,6 +2,8 @@
 
 from flowzoo.interfaces.base_flow import BaseFlow as BaseFlow
 from flowzoo.interfaces.base_flow import Direction as Direction
+from flowzoo.interfaces.injection import Injection as Injection
+from flowzoo.interfaces.injection import InjectionMode as InjectionMode
 from flowzoo.interfaces.measure import EXACT as EXACT
 from flowzoo.interfaces.measure import LEBESGUE as LEBESGUE
 from flowzoo.interfaces.measure import LOWER_BOUND as LOWER_BOUND

@@ -3,6 +3,12 @@
 from flowzoo.layers.additive_coupling import AdditiveCoupling as AdditiveCoupling
 from flowzoo.layers.autoregressive import MaskedAffineAutoregressive as MaskedAffineAutoregressive
 from flowzoo.layers.composition import Composition as Composition
+from flowzoo.layers.conformal import Orthogonal as Orthogonal
+from flowzoo.layers.conformal import Pad as Pad
+from flowzoo.layers.conformal import Scale as Scale
+from flowzoo.layers.conformal import Shift as Shift
+from flowzoo.layers.conformal import SpecialConformal as SpecialConformal
+from flowzoo.layers.conformal_embedding import ConformalEmbedding as ConformalEmbedding
 from flowzoo.layers.coupling import AffineCoupling as AffineCoupling
 from flowzoo.layers.coupling_base import Coupling as Coupling
 from flowzoo.layers.masked_autoregressive import MaskedAutoregressive as MaskedAutoregressive
@@ -15,6 +21,8 @@ from flowzoo.layers.rational_quadratic import apply_spline as apply_spline
 from flowzoo.layers.rational_quadratic import build_knots as build_knots
 from flowzoo.layers.spline_autoregressive import SplineAutoregressive as SplineAutoregressive
 from flowzoo.layers.spline_coupling import SplineCoupling as SplineCoupling
+from flowzoo.layers.thickened import Thickened as Thickened
+from flowzoo.layers.thickened import surface_log_prob as surface_log_prob
 from flowzoo.layers.volume_preserving_coupling import (
     VolumePreservingCoupling as VolumePreservingCoupling,
 )

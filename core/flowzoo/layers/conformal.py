@@ -30,7 +30,7 @@ class Scale(BaseFlow):
         features: D.
         num_charts: K for a scale a chart; None for one.
 
-    Source: Ross, Cresswell (2021), section 4.2.
+    Source: Ross, Cresswell (2021).
 
     Example:
         >>> import torch
@@ -98,8 +98,8 @@ class Orthogonal(BaseFlow):
         >>> import torch
         >>> turn = Orthogonal(2)
         >>> _ = turn.angles.data.fill_(torch.pi / 2)
-        >>> turn.encode(torch.tensor([[1.0, 0.0]])).value.round().tolist()
-        [[-0.0, 1.0]]
+        >>> turn.encode(torch.tensor([[1.0, 0.0]])).value.round().abs().tolist()
+        [[0.0, 1.0]]
     """
 
     start: Tensor
@@ -153,7 +153,7 @@ class SpecialConformal(BaseFlow):
         features: D.
         num_charts: K for a b a chart; None for one.
 
-    Source: Ross, Cresswell (2021), eq. 9; their code's volume term has the wrong sign in the
+    Source: Ross, Cresswell (2021); their code's volume term has the wrong sign in the
     direction it does not train.
 
     Example:
@@ -206,7 +206,9 @@ class Pad(BaseFlow):
 
     def __init__(self, features: int, *, latent_features: int) -> None:
         if check_positive("latent_features", latent_features) >= features:
-            raise ValueError(f"latent_features: expected 1 to {features - 1}, got {latent_features}")
+            raise ValueError(
+                f"latent_features: expected 1 to {features - 1}, got {latent_features}"
+            )
         super().__init__(features, latent_features=latent_features)
 
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:

@@ -7,8 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.interfaces import BaseFlow, Step
-from flowzoo.interfaces.injection import Injection
+from flowzoo.interfaces import BaseFlow, Injection, Step
 from flowzoo.layers.composition import Composition
 from flowzoo.layers.conformal import Orthogonal, Pad, Scale, Shift, SpecialConformal
 
@@ -35,7 +34,7 @@ class ConformalEmbedding(Injection):
     Raises:
         ValueError: D below 2, or ``latent_features`` not in 1..D-1.
 
-    Source: Ross, Cresswell (2021), section 4; Sidheekh et al. (2022), eq. 5-7 with the exponent d.
+    Source: Ross, Cresswell (2021); Sidheekh et al. (2022), eq. 5-7 with the exponent d.
 
     Example:
         >>> import torch
@@ -101,13 +100,13 @@ class ConformalEmbedding(Injection):
 
     def _encode_thick(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         uv, volume = self._whole_encode(x, chart)
-        u, v = uv.split([self.latent_features, self.features - self.latent_features], dim=1)
+        u, v = torch.split(uv, [self.latent_features, self.features - self.latent_features], dim=1)
         log_scale = self._on_manifold(u, chart)
         w = v * log_scale[:, None].exp()
         return Step(torch.cat([u, w], dim=1), volume + v.shape[1] * log_scale)
 
     def _decode_thick(self, zw: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
-        u, w = zw.split([self.latent_features, self.features - self.latent_features], dim=1)
+        u, w = torch.split(zw, [self.latent_features, self.features - self.latent_features], dim=1)
         log_scale = self._on_manifold(u, chart)
         uv = torch.cat([u, w * (-log_scale)[:, None].exp()], dim=1)
         x, volume = self._whole_decode(uv, chart)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from flowzoo.interfaces import BaseFlow, Prior, Step
-from flowzoo.interfaces.injection import Injection
+from flowzoo.interfaces import BaseFlow, Injection, Prior, Step
 from flowzoo.validation import check_rows
 
 VARIANCE_FLOOR = 1e-6  # of the data's mean variance: sigma is at least 1e-3 of the data's std
@@ -62,13 +60,13 @@ class Thickened(BaseFlow):
 
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         (zw, volume), log_sigma = self.injection._encode_thick(x, context, chart), self._log(chart)
-        z, w = zw.split([self.features - self.codimension, self.codimension], dim=1)
+        z, w = torch.split(zw, [self.features - self.codimension, self.codimension], dim=1)
         w = w * (-log_sigma)[..., None].exp()
         return Step(torch.cat([z, w], dim=1), volume - self.codimension * log_sigma)
 
     def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
         log_sigma = self._log(chart)
-        z, w = z.split([self.features - self.codimension, self.codimension], dim=1)
+        z, w = torch.split(z, [self.features - self.codimension, self.codimension], dim=1)
         zw = torch.cat([z, w * log_sigma[..., None].exp()], dim=1)
         x, volume = self.injection._decode_thick(zw, context, chart)
         return Step(x, volume - self.codimension * log_sigma)
@@ -143,23 +141,3 @@ def surface_log_prob(
         z, change = support.encode(z)
         volume = volume + change
     return prior.log_prob(z) + volume
-
-
-def thickened_formula(
-    log_prob: Tensor, x: Tensor, reconstruction: Tensor, sigma: float, codimension: int
-) -> Tensor:
-    r"""The literature's thickened log-density, (N,): exact for planes only, for comparison.
-
-    .. math:: \log p_M(c^\dagger x) - \tfrac{D - d}{2} \log 2\pi\sigma^2
-        - \frac{|x - c(c^\dagger x)|^2}{2\sigma^2}
-
-    Args:
-        log_prob: log-density on the manifold, (N,).
-        x: (N, D).
-        reconstruction: c(c+(x)), (N, D).
-        sigma: thickness.
-        codimension: D - d.
-    """
-    square = (x - reconstruction).square().sum(dim=1)
-    constant = 0.5 * codimension * math.log(2.0 * math.pi * sigma**2)
-    return log_prob - constant - square / (2.0 * sigma**2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from flowzoo.interfaces import Prior
+from flowzoo.priors.product import Product as Product
 from flowzoo.priors.standard_normal import StandardNormal as StandardNormal
 from flowzoo.priors.uniform_ball import UniformBall as UniformBall
 
