@@ -128,10 +128,11 @@ def apply_spline(
     """
     widths, heights, derivatives = knots
     right, top = widths.cumsum(0), heights.cumsum(0)
-    place = value.clamp(-tail_bound, tail_bound) + tail_bound
+    clipped = value.clamp(-tail_bound, tail_bound)
     with torch.no_grad():
-        k = (place >= (top if inverse else right)[:-1]).sum(0)
+        k = (clipped + tail_bound >= (top if inverse else right)[:-1]).sum(0)
     w, h, right, top = (_pick(table, k) for table in (widths, heights, right, top))
+    left, bottom = right - w - tail_bound, top - h - tail_bound
     s = h / w
     inner = len(derivatives)
     one = torch.ones_like(s)
@@ -141,16 +142,16 @@ def apply_spline(
     bend = d0 + d1 - 2.0 * s
     # clamped: sums of widths and the widths themselves may differ by rounding
     if inverse:
-        xi = _relative_position(((place - (top - h)) / h).clamp(0.0, 1.0), s, d0, bend)
+        xi = _relative_position(((clipped - bottom) / h).clamp(0.0, 1.0), s, d0, bend)
     else:
-        xi = ((place - (right - w)) / w).clamp(0.0, 1.0)
+        xi = ((clipped - left) / w).clamp(0.0, 1.0)
     rest = 1.0 - xi
     both = xi * rest
     slope = s / (s + bend * both)  # eq. 4 and 5 share s over the denominator
     if inverse:
-        moved = (right - w) - tail_bound + w * xi
+        moved = left + w * xi
     else:
-        moved = (top - h) - tail_bound + w * slope * (s * xi.square() + d0 * both)  # eq. 4
+        moved = bottom + w * slope * (s * xi.square() + d0 * both)  # eq. 4
     log_slope = (
         slope.square() * (d1 * xi.square() + 2.0 * s * both + d0 * rest.square())
     ).log()  # eq. 5

@@ -20,8 +20,8 @@ class VolumePreservingCoupling(Coupling):
         \quad \log|\det dz/dx| = 0
 
     with :math:`\bar s` the mean of s over the moved columns (GIN lets the last column's log-scale
-    balance the others; the mean treats all alike, as Zhang et al. (2020, spread divergences), eq.
-    42, do). s = bound * tanh(scale_net / bound), so a centred log-scale lies in (-2 bound, 2
+    balance the others; the mean treats all alike, as Zhang et al. (2023), Spread Flows, eq. 42,
+    does). s = bound * tanh(scale_net / bound), so a centred log-scale lies in (-2 bound, 2
     bound). With one moved column the centred scale is zero whatever s is: the coupling is additive,
     and has no scale net. That is D <= 2, and the smaller half of D = 3. Both nets end in a zero
     layer: the coupling starts as the identity. Both directions cost one pass.

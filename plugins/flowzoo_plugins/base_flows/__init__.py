@@ -1,4 +1,4 @@
-"""Global flows: RealNVP and MAF of our own, and adapters to nflows and normflows.
+"""Global flows of our own, and adapters to nflows, normflows and zuko.
 
 Names are imported on first use, so that the light ``plugin`` module beside them imports no torch.
 """
@@ -9,17 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowzoo_plugins.base_flows.gin import GIN as GIN
     from flowzoo_plugins.base_flows.maf import MAF as MAF
     from flowzoo_plugins.base_flows.nflows_adapter import NflowsMAF as NflowsMAF
     from flowzoo_plugins.base_flows.nflows_adapter import NflowsNSF as NflowsNSF
     from flowzoo_plugins.base_flows.nflows_adapter import NflowsRealNVP as NflowsRealNVP
     from flowzoo_plugins.base_flows.nflows_adapter import NflowsTransform as NflowsTransform
+    from flowzoo_plugins.base_flows.nice import NICE as NICE
     from flowzoo_plugins.base_flows.normflows_adapter import NormflowsFlows as NormflowsFlows
     from flowzoo_plugins.base_flows.normflows_adapter import NormflowsRealNVP as NormflowsRealNVP
+    from flowzoo_plugins.base_flows.nsf import NSFAutoregressive as NSFAutoregressive
+    from flowzoo_plugins.base_flows.nsf import NSFCoupling as NSFCoupling
     from flowzoo_plugins.base_flows.realnvp import RealNVP as RealNVP
+    from flowzoo_plugins.base_flows.zuko_adapter import ZukoMAF as ZukoMAF
+    from flowzoo_plugins.base_flows.zuko_adapter import ZukoNSF as ZukoNSF
+    from flowzoo_plugins.base_flows.zuko_adapter import ZukoTransform as ZukoTransform
 
 _HOMES = {
+    "GIN": "gin",
     "MAF": "maf",
+    "NICE": "nice",
+    "NSFAutoregressive": "nsf",
+    "NSFCoupling": "nsf",
     "NflowsMAF": "nflows_adapter",
     "NflowsNSF": "nflows_adapter",
     "NflowsRealNVP": "nflows_adapter",
@@ -27,6 +38,9 @@ _HOMES = {
     "NormflowsFlows": "normflows_adapter",
     "NormflowsRealNVP": "normflows_adapter",
     "RealNVP": "realnvp",
+    "ZukoMAF": "zuko_adapter",
+    "ZukoNSF": "zuko_adapter",
+    "ZukoTransform": "zuko_adapter",
 }
 
 

@@ -27,6 +27,25 @@ _NSF_BIBTEX = """@inproceedings{durkan2019neural,
   booktitle={Advances in Neural Information Processing Systems},
   year={2019}
 }"""
+_NICE_PAPER = "Dinh, Krueger, Bengio (2014), NICE: Non-linear Independent Components Estimation"
+_NICE_BIBTEX = """@inproceedings{dinh2015nice,
+  title={{NICE}: Non-linear Independent Components Estimation},
+  author={Dinh, Laurent and Krueger, David and Bengio, Yoshua},
+  booktitle={International Conference on Learning Representations, Workshop Track},
+  year={2015}
+}"""
+_GIN_PAPER = (
+    "Sorrenson, Rother, Koethe (2020), Disentanglement by Nonlinear ICA with General "
+    "Incompressible-flow Networks (GIN), ICLR"
+)
+_GIN_BIBTEX = """@inproceedings{sorrenson2020disentanglement,
+  title={Disentanglement by Nonlinear {ICA} with General Incompressible-flow Networks ({GIN})},
+  author={Sorrenson, Peter and Rother, Carsten and K{\\"o}the, Ullrich},
+  booktitle={International Conference on Learning Representations},
+  year={2020}
+}"""
+_SMALL = {"layers": 2, "hidden": [16]}
+_SMALL_SPLINES = {**_SMALL, "num_bins": 4}
 
 REALNVP = PluginSpec(
     kind="base-flow",
@@ -36,6 +55,7 @@ REALNVP = PluginSpec(
     capabilities={"conditional": True, "packable": True, "fast": "both"},
     paper=_REALNVP_PAPER,
     bibtex=_REALNVP_BIBTEX,
+    check_options=_SMALL,
 )
 
 MAF = PluginSpec(
@@ -46,6 +66,61 @@ MAF = PluginSpec(
     capabilities={"conditional": True, "packable": True, "fast": "encode"},
     paper=_MAF_PAPER,
     bibtex=_MAF_BIBTEX,
+    check_options=_SMALL,
+)
+
+NSF_COUPLING = PluginSpec(
+    kind="base-flow",
+    name="nsf-coupling",
+    summary="rational-quadratic spline couplings",
+    target="flowzoo_plugins.base_flows.nsf:NSFCoupling",
+    capabilities={"conditional": True, "packable": True, "fast": "both"},
+    paper=_NSF_PAPER,
+    bibtex=_NSF_BIBTEX,
+    check_options=_SMALL_SPLINES,
+)
+
+NSF_AUTOREGRESSIVE = PluginSpec(
+    kind="base-flow",
+    name="nsf-autoregressive",
+    summary="masked autoregressive rational-quadratic splines; fast density, D passes to sample",
+    target="flowzoo_plugins.base_flows.nsf:NSFAutoregressive",
+    capabilities={"conditional": True, "packable": True, "fast": "encode"},
+    paper=_NSF_PAPER,
+    bibtex=_NSF_BIBTEX,
+    check_options=_SMALL_SPLINES,
+)
+
+NICE = PluginSpec(
+    kind="base-flow",
+    name="nice",
+    summary="additive couplings; volume preserving",
+    target="flowzoo_plugins.base_flows.nice:NICE",
+    capabilities={
+        "conditional": True,
+        "packable": True,
+        "fast": "both",
+        "volume_preserving": True,
+    },
+    paper=_NICE_PAPER,
+    bibtex=_NICE_BIBTEX,
+    check_options=_SMALL,
+)
+
+GIN = PluginSpec(
+    kind="base-flow",
+    name="gin",
+    summary="affine couplings whose log-scales sum to zero; volume preserving",
+    target="flowzoo_plugins.base_flows.gin:GIN",
+    capabilities={
+        "conditional": True,
+        "packable": True,
+        "fast": "both",
+        "volume_preserving": True,
+    },
+    paper=_GIN_PAPER,
+    bibtex=_GIN_BIBTEX,
+    check_options=_SMALL,
 )
 
 NFLOWS_REALNVP = PluginSpec(
@@ -56,6 +131,7 @@ NFLOWS_REALNVP = PluginSpec(
     capabilities={"conditional": True, "packable": False, "fast": "both"},
     paper=_REALNVP_PAPER,
     bibtex=_REALNVP_BIBTEX,
+    check_options=_SMALL,
 )
 
 NFLOWS_MAF = PluginSpec(
@@ -66,6 +142,7 @@ NFLOWS_MAF = PluginSpec(
     capabilities={"conditional": True, "packable": False, "fast": "encode"},
     paper=_MAF_PAPER,
     bibtex=_MAF_BIBTEX,
+    check_options=_SMALL,
 )
 
 NFLOWS_NSF = PluginSpec(
@@ -76,6 +153,7 @@ NFLOWS_NSF = PluginSpec(
     capabilities={"conditional": True, "packable": False, "fast": "both"},
     paper=_NSF_PAPER,
     bibtex=_NSF_BIBTEX,
+    check_options=_SMALL_SPLINES,
 )
 
 NORMFLOWS_REALNVP = PluginSpec(
@@ -86,4 +164,29 @@ NORMFLOWS_REALNVP = PluginSpec(
     capabilities={"conditional": False, "packable": False, "fast": "both"},
     paper=_REALNVP_PAPER,
     bibtex=_REALNVP_BIBTEX,
+    check_options=_SMALL,
+)
+
+ZUKO_MAF = PluginSpec(
+    kind="base-flow",
+    name="zuko-maf",
+    summary="masked affine autoregressive layers of the zuko library",
+    target="flowzoo_plugins.base_flows.zuko_adapter:ZukoMAF",
+    requires=("zuko>=1.4",),
+    capabilities={"conditional": True, "packable": True, "fast": "encode"},
+    paper=_MAF_PAPER,
+    bibtex=_MAF_BIBTEX,
+    check_options=_SMALL,
+)
+
+ZUKO_NSF = PluginSpec(
+    kind="base-flow",
+    name="zuko-nsf",
+    summary="masked autoregressive rational-quadratic splines of the zuko library",
+    target="flowzoo_plugins.base_flows.zuko_adapter:ZukoNSF",
+    requires=("zuko>=1.4",),
+    capabilities={"conditional": True, "packable": True, "fast": "encode"},
+    paper=_NSF_PAPER,
+    bibtex=_NSF_BIBTEX,
+    check_options=_SMALL_SPLINES,
 )

@@ -17,20 +17,31 @@ class Normalization(NamedTuple):
 
 
 class Stack(Composition):
-    """Layers from x to z, each with its batch-norm; ``layers()`` returns one element for each."""
+    """Layers from x to z, each with its batch-norm; ``layers()`` returns one element for each.
 
-    def __init__(self, flows: Sequence[BaseFlow], normalization: Normalization) -> None:
+    With ``normalize_input`` the first layer has one before it too, for layers that want data of
+    unit scale.
+    """
+
+    def __init__(
+        self,
+        flows: Sequence[BaseFlow],
+        normalization: Normalization,
+        *,
+        normalize_input: bool = False,
+    ) -> None:
         if normalization.kind not in ("batch", "none"):
             raise ValueError(
                 f"normalization: expected 'batch' or 'none', got {normalization.kind!r}"
             )
         if normalization.kind == "batch":
-            flows = [
-                Composition(
-                    [flow, InvertibleBatchNorm(flow.features, momentum=normalization.momentum)]
-                )
-                for flow in flows
+            momentum = normalization.momentum
+            parts = [
+                [flow, InvertibleBatchNorm(flow.features, momentum=momentum)] for flow in flows
             ]
+            if normalize_input:
+                parts[0].insert(0, InvertibleBatchNorm(flows[0].features, momentum=momentum))
+            flows = [Composition(part) for part in parts]
         super().__init__(flows)
 
     def layers(self) -> Sequence[BaseFlow]:
