@@ -75,7 +75,7 @@ def register(
     elif inspect.isclass(plugin):
         target = plugin
         spec = PluginSpec(
-            kind=_kind_of(plugin) if kind is None else check_kind(kind),
+            kind=kind_of(plugin) if kind is None else check_kind(kind),
             name=_dashed(plugin.__name__) if name is None else name,
             summary=(plugin.__doc__ or "").strip().partition("\n")[0]
             if summary is None
@@ -98,8 +98,12 @@ def register(
     )
 
 
-def _kind_of(plugin: type) -> Kind:
-    """The kind of the contract a class derives from."""
+def kind_of(plugin: type) -> Kind:
+    """The kind of the contract a class derives from.
+
+    Raises:
+        PluginError: it derives from none.
+    """
     import flowzoo.interfaces
 
     for kind, contract in _CONTRACTS.items():
@@ -141,17 +145,26 @@ def load(kind: str, name: str) -> Any:
     if entry.state != "ready" or entry.spec is None:
         raise PluginError(f"{kind} {name!r} is {entry.state}: {entry.error}")
     mine = registered.get((entry.kind, name))
-    target: Any = None if mine is None else mine.target
-    if target is None:
-        module, _, attribute = entry.spec.target.partition(":")
-        try:
-            target = resolve(module, attribute)
-        except (Exception, SystemExit) as error:
-            raise PluginError(
-                f"{kind} {name!r} cannot be imported from {entry.spec.target!r}: "
-                f"{first_line(error)}"
-            ) from error
-    _check_contract(entry.kind, name, target)
+    if mine is not None and mine.target is not None:
+        return mine.target
+    return target_of(entry.spec)
+
+
+def target_of(spec: PluginSpec) -> Any:
+    """What a spec points at, installed or not.
+
+    Raises:
+        PluginError: it cannot be imported, or does not fulfil the contract of its kind.
+    """
+    module, _, attribute = spec.target.partition(":")
+    try:
+        target = resolve(module, attribute)
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{spec.kind} {spec.name!r} cannot be imported from {spec.target!r}: "
+            f"{first_line(error)}"
+        ) from error
+    _check_contract(spec.kind, spec.name, target)
     return target
 
 
@@ -194,8 +207,15 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
     Example:
         >>> flow = build("base-flow", "realnvp", features=3, layers=5, hidden=[64, 64])
     """
-    target = load(kind, name)
-    owner = f"{kind} {name!r}"
+    return construct(load(kind, name), f"{kind} {name!r}", options)
+
+
+def construct(target: Callable[..., Any], owner: str, options: Mapping[str, Any]) -> Any:
+    """Call ``target`` with checked options; errors name its ``owner``, e.g. ``"mixture 'vq'"``.
+
+    Raises:
+        ValueError: an unknown, missing or wrong option, or one the target refuses.
+    """
     checked = check_options(target, options, owner)
     try:
         return target(**checked)

@@ -1,0 +1,64 @@
+"""What a plugin must leave alone: global state of the process, and its arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowzoo.testing.outcome import CheckFailed
+
+
+def global_state() -> dict[str, Any]:
+    """Global settings and random streams, as values that compare."""
+    numpy_state: Any = np.random.get_state()
+    return {
+        "torch's random stream": _digest(torch.get_rng_state().numpy().tobytes()),
+        "numpy's random stream": _digest(numpy_state[1].tobytes(), str(numpy_state[2:])),
+        "python's random stream": _digest(repr(random.getstate())),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's grad mode": torch.is_grad_enabled(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "torch.distributions' validation": torch.distributions.Distribution._validate_args,
+        "numpy's error handling": str(np.geterr()),
+        "warning filters": len(warnings.filters),
+        "the working directory": os.getcwd(),
+        "the environment": _digest(repr(sorted(os.environ.items()))),
+        "sys.path": tuple(sys.path),
+    }
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs."""
+    return [name for name, value in before.items() if after.get(name) != value]
+
+
+@contextmanager
+def untouched(what: str, *arguments: Tensor | None) -> Iterator[None]:
+    """Raise CheckFailed if the block changes global state or one of ``arguments``."""
+    before = global_state()
+    copies = [None if a is None else a.detach().clone() for a in arguments]
+    yield
+    changed = changes(before, global_state())
+    if changed:
+        raise CheckFailed(f"{what}: changes {', '.join(changed)}")
+    for index, (argument, copy) in enumerate(zip(arguments, copies, strict=True)):
+        if argument is not None and copy is not None and not torch.equal(argument.detach(), copy):
+            raise CheckFailed(f"{what}: writes into its argument {index + 1}")
+
+
+def _digest(*parts: bytes | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else part.encode())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""What an instance computes, as named tensors: to compare copies, processes, dtypes and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowzoo.interfaces import BaseFlow, Mixture, Partitioner, Prior
+from flowzoo.testing.instances import flow_inputs
+from flowzoo.testing.numerics import F64, moons, rows
+from flowzoo.testing.subject import Case
+
+NUM = 6
+Inputs = dict[str, Tensor | None]
+
+
+def inputs_for(instance: Any, case: Case, dtype: torch.dtype = F64) -> Inputs:
+    """The tensors an instance of this case is asked about."""
+    if isinstance(instance, BaseFlow):
+        x, context, chart = flow_inputs(case, NUM, dtype)
+        z = rows(NUM, instance.latent_features, dtype, seed=7)
+        return {"x": x, "z": z, "context": context, "chart": chart}
+    if isinstance(instance, Prior):
+        return {"z": 0.4 * rows(NUM, case.features, dtype, seed=7).tanh()}
+    return {"x": moons(NUM, case.features, dtype, seed=7)}
+
+
+def probe(instance: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Everything the instance says about ``inputs``, without randomness of its own."""
+    for kind, ask in _ASK:
+        if isinstance(instance, kind):
+            with torch.no_grad():
+                return ask(instance, inputs)
+    raise TypeError(f"instance: expected a module of a contract, got {type(instance).__name__}")
+
+
+def _ask_flow(flow: Any, inputs: Inputs) -> dict[str, Tensor]:
+    rest = inputs["context"], inputs["chart"]
+    z, encoded = flow.encode(inputs["x"], *rest)
+    x, decoded = flow.decode(inputs["z"], *rest)
+    return {
+        "encode": z,
+        "encode's log_abs_det": encoded,
+        "decode": x,
+        "decode's log_abs_det": decoded,
+    }
+
+
+def _ask_prior(prior: Any, inputs: Inputs) -> dict[str, Tensor]:
+    z = inputs["z"]
+    return {"log_prob": prior.log_prob(z), "from_normal": prior.from_normal(z)}
+
+
+def _ask_partitioner(partitioner: Any, inputs: Inputs) -> dict[str, Tensor]:
+    return {
+        "distances": partitioner.distances(inputs["x"]),
+        "assign": partitioner.assign(inputs["x"]),
+        "codes": partitioner.codes.detach(),
+    }
+
+
+def _ask_mixture(mixture: Any, inputs: Inputs) -> dict[str, Tensor]:
+    return {f"log_prob[{name}]": scores(mixture, inputs["x"], name) for name in mixture.evaluations}
+
+
+def scores(mixture: Mixture, x: Any, evaluation: str, seed: int = 0) -> Tensor:
+    """log p(x) with the randomness an evaluation may need taken from ``seed``."""
+    generator = None
+    if x.device.type != "meta":
+        generator = torch.Generator(x.device).manual_seed(seed)
+    return mixture.log_prob(x, evaluation=evaluation, generator=generator)
+
+
+_ASK: tuple[tuple[type, Callable[[Any, Inputs], dict[str, Tensor]]], ...] = (
+    (BaseFlow, _ask_flow),
+    (Prior, _ask_prior),
+    (Partitioner, _ask_partitioner),
+    (Mixture, _ask_mixture),
+)
