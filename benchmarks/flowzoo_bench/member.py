@@ -85,6 +85,17 @@ class Member:
             raise ValueError(f"sample: expected shape {expected}, got {tuple(z.shape)}")
         return self.scaling.decode(z.to("cpu", torch.float64))
 
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The model's reconstruction of x, in original units, float64, (N, D)."""
+        reconstruct = getattr(self.model, "reconstruct")  # noqa: B009 - optional, not in the contract
+        with torch.no_grad():
+            point: Tensor = reconstruct(self._into(x, self.device))
+        if point.shape != x.shape:
+            raise ValueError(
+                f"reconstruct: expected shape {tuple(x.shape)}, got {tuple(point.shape)}"
+            )
+        return self.scaling.decode(point.to("cpu", torch.float64))
+
     def _check_measure(self, evaluation: str | None) -> None:
         """Scaling changes a density against Lebesgue measure by its log-det, others not so."""
         declared = self.model.evaluations
@@ -150,6 +161,7 @@ class Member:
             log_prob=self.log_prob,
             sample=self.sample,
             seed=self.spec.seed_for("eval"),
+            reconstruct=self.reconstruct if "reconstruct" in self.model.capabilities else None,
         )
         began = time.perf_counter()
         rows, failures = self._measured(trained)

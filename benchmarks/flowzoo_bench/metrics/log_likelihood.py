@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from math import log
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from flowzoo.interfaces.measure import Evaluation
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
 from flowzoo_bench.metrics.rows import LN2, count_non_finite, row_mean
+
+_log = logging.getLogger(__name__)
 
 
 class LogLikelihood(Metric):
@@ -27,6 +30,12 @@ class LogLikelihood(Metric):
       ``-(log p / D + ln w) / ln 2``.
     * ``test_non_finite_rows``: rows scored NaN or infinite. They stay in the mean, which is then
       not finite either.
+
+    A density against a surface the model has learned has direction ``none``: a worse projection can
+    raise it, and no two models share the surface, so it ranks nothing; ``reconstruction_error`` is
+    its other half. On standardised data such a density is not known in original units (that would
+    take the stretch of the surface, row by row): where it is not the default evaluation it is left
+    out, with a warning in the log; as the default it is an error.
 
     Args:
         all_evaluations: also score the evaluations that are not the default.
@@ -49,6 +58,14 @@ class LogLikelihood(Metric):
         for index, (name, evaluation) in enumerate(trained.model.evaluations.items()):
             if index > 0 and not self.all_evaluations:
                 break
+            if index > 0 and trained.task.standardize and evaluation.measure.kind != "lebesgue":
+                _log.warning(
+                    "log-likelihood: %r left out, a density against %s is not known in the "
+                    "original units of standardised data",
+                    name,
+                    evaluation.measure,
+                )
+                continue
             scores = trained.log_prob(test, None if index == 0 else name)
             if scores.shape != (len(test),):
                 raise ValueError(
@@ -82,7 +99,7 @@ class LogLikelihood(Metric):
                 f"test_log_likelihood{suffix}",
                 mean.mean,
                 "nats",
-                "max",
+                "none" if evaluation.measure.learned else "max",
                 likelihood,
                 measure,
                 mean.n,

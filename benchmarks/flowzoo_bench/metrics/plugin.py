@@ -10,6 +10,12 @@ LOG_LIKELIHOOD = PluginSpec(
     "Mean test log-likelihood of every evaluation, gap to the oracle, bits per dimension",
     "flowzoo_bench.metrics.log_likelihood:LogLikelihood",
 )
+RECONSTRUCTION_ERROR = PluginSpec(
+    "metric",
+    "reconstruction-error",
+    "Distance of the data to a model's manifold, beside the log-likelihood on it",
+    "flowzoo_bench.metrics.reconstruction_error:ReconstructionError",
+)
 SAMPLE_KDE = PluginSpec(
     "metric",
     "sample-kde",

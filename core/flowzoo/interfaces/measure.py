@@ -28,14 +28,19 @@ class Measure:
     """What a density is taken against; numbers of different measure are never ranked together.
 
     ``lebesgue`` on R^D; ``surface`` of a manifold of dimension ``dim``; ``smoothed`` with noise of
-    standard deviation ``sigma``, only when the scored points carry that noise.
+    standard deviation ``sigma``, only when the scored points carry that noise. A surface is
+    ``learned`` when it is the model's own: points are scored where the model projects them to, so
+    the number says nothing without their distance to it, and no two models share the surface.
     """
 
     kind: Literal["lebesgue", "surface", "smoothed"] = "lebesgue"
     dim: int | None = None
     sigma: float | None = None
+    learned: bool = False
 
     def __post_init__(self) -> None:
+        if self.learned and self.kind != "surface":
+            raise ValueError(f"learned: expected a surface, got {self!r}")
         if (self.kind == "surface") != (self.dim is not None):
             raise ValueError(f"dim: expected one exactly when kind is 'surface', got {self!r}")
         if (self.kind == "smoothed") != (self.sigma is not None):
@@ -43,7 +48,7 @@ class Measure:
 
     def __str__(self) -> str:
         if self.kind == "surface":
-            return f"surface(dim={self.dim})"
+            return f"surface(dim={self.dim}{', learned' if self.learned else ''})"
         if self.kind == "smoothed":
             return f"smoothed(sigma={self.sigma:g})"
         return self.kind

@@ -26,6 +26,8 @@ class Trained:
             default evaluation.
         sample: ``sample(num, seed) -> (num, D)`` float64 in original units.
         seed: the run's evaluation seed.
+        reconstruct: ``reconstruct(x) -> (N, D)`` float64 in original units; None for a model
+            without that capability.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class Trained:
     log_prob: Callable[[Tensor, str | None], Tensor]
     sample: Callable[[int, int], Tensor]
     seed: int
+    reconstruct: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ class Product(Prior):
         super().__init__(sum(part.features for part in parts))
         self.parts = nn.ModuleList(parts)
 
+    def part(self, index: int) -> Prior:
+        """The prior of block ``index``."""
+        return self._each()[index]
+
     def _each(self) -> tuple[Prior, ...]:
         return tuple(self.parts)  # type: ignore[arg-type]
 

@@ -29,11 +29,13 @@ class InjectiveTraining:
       R^D, which weighs the squared error by 1 / (2 sigma^2).
 
     Attributes:
-        flow: the thickened injection.
+        model: the mixture.
+        flow: the thickened injection in it.
         prefix: its dotted name within the mixture.
         given: the keywords ``context`` and ``chart`` it takes for rows x, of their nearest chart.
     """
 
+    model: nn.Module
     flow: Thickened
     prefix: str
     given: Given
@@ -82,13 +84,13 @@ class InjectiveTraining:
 
     @torch.no_grad()
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        with evaluating(self.flow):
+        with evaluating(self.model):
             chart = self.given(x_train).get("chart")
             self.flow.injection.initialise(x_train, chart, generator)
 
     @torch.no_grad()
     def _fit(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        with evaluating(self.flow):
+        with evaluating(self.model):
             self.flow.fit(x_train, **self.given(x_train))
 
 

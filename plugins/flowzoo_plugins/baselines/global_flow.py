@@ -8,9 +8,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.interfaces import BaseFlow, Evaluation, Mixture, Prior, Stage
-from flowzoo.priors import build_prior
+from flowzoo.interfaces import (
+    EXACT,
+    BaseFlow,
+    Evaluation,
+    Injection,
+    Measure,
+    Mixture,
+    Prior,
+    Stage,
+)
+from flowzoo.layers import Thickened, surface_log_prob
+from flowzoo.priors import Product, StandardNormal, build_prior
 from flowzoo.registry import build_part
+from flowzoo.training.injective import InjectiveTraining
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_rows
 
@@ -25,17 +36,21 @@ class GlobalFlow(Mixture):
     With the prior ``uniform-ball`` the map onto the ball follows the base flow. ``sample`` at
     temperature t scales the prior's spread by t.
 
+    An injection (``cef``) as base flow is thickened: the default evaluation, ``thickened``, is an
+    exact density in R^D and what ``sample`` draws from; ``manifold`` is the density against surface
+    area at ``reconstruct(x)``, which says nothing without the distance from x to there.
+
     Source: Sidheekh et al. (2022), eq. 1-4; training as in their section 5 by default.
 
     Args:
         features: D.
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional flow.
-        prior: ``standard-normal``, ``uniform-ball`` or a built prior.
+        prior: ``standard-normal``, ``uniform-ball`` or a built prior, of the flow's latent space.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10.
 
     Raises:
         ValueError: a flow or prior that does not fit: wrong number of columns, conditional, or
-            injective (its density is not one on R^D).
+            of fewer latent columns without being an ``Injection``.
 
     Example:
         >>> model = GlobalFlow(2, base_flow={"name": "realnvp", "layers": 2, "hidden": [8]})
@@ -56,6 +71,10 @@ class GlobalFlow(Mixture):
     ) -> None:
         super().__init__(features)
         flow: BaseFlow = build_part("base-flow", base_flow, features=features)
+        self.injection_features = None  # d of an injection
+        if isinstance(flow, Injection):
+            self.injection_features = flow.latent_features
+            flow = Thickened(flow)
         sizes = (flow.features, flow.latent_features, flow.context_features, flow.num_charts)
         if sizes != (features, features, 0, None):
             raise ValueError(
@@ -63,22 +82,42 @@ class GlobalFlow(Mixture):
                 f"= ({features}, {features}, 0, None), got {sizes}"
             )
         self.base_flow = flow
-        self.prior = prior if isinstance(prior, Prior) else build_prior(prior, features)
-        if (self.prior.features, self.prior.context_features) != (features, 0):
+        latent = self.injection_features or features
+        latent_prior = prior if isinstance(prior, Prior) else build_prior(prior, latent)
+        if (latent_prior.features, latent_prior.context_features) != (latent, 0):
             raise ValueError(
-                f"prior: expected features={features} without context, got features="
-                f"{self.prior.features}, context_features={self.prior.context_features}"
+                f"prior: expected features={latent} without context, got features="
+                f"{latent_prior.features}, context_features={latent_prior.context_features}"
             )
+        self.prior = latent_prior
+        if self.injection_features is not None:
+            self.prior = Product([latent_prior, StandardNormal(features - latent)])
+            self.evaluations = {
+                "thickened": Evaluation(),
+                "manifold": Evaluation(EXACT, Measure("surface", dim=latent, learned=True)),
+            }
+            self.capabilities = self.capabilities | {"reconstruct"}  # type: ignore[misc]
         self.support_map = self.prior.support_map()
         self.training_options = TrainingOptions.of(training, _TRAINING)
 
     def embed(self, x: Tensor) -> Tensor:
-        """z = f(x), (N, D).
+        """z = f(x), (N, D); (N, d) for an injection.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device.
         """
-        return self._encode(check_rows("x", x, self.features, self._reference()))[0]
+        z = self._encode(check_rows("x", x, self.features, self._reference()))[0]
+        return z[:, : self.injection_features]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The point of the manifold that x (N, D) is taken to, (N, D).
+
+        Raises:
+            TypeError: the base flow is no injection.
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        check_rows("x", x, self.features, self._reference())
+        return self._thickened().injection.reconstruct(x)
 
     def transform_layers(self, x: Tensor) -> list[Tensor]:
         """The data after each of ``base_flow.layers()``, from x to z, each (N, D).
@@ -109,11 +148,31 @@ class GlobalFlow(Mixture):
         return x, self.prior.log_prob(z) + log_abs_det
 
     def stages(self) -> tuple[Stage, ...]:
-        """One stage, ``maximum-likelihood``, over all parameters."""
-        return (self.training_options.stage("maximum-likelihood", self._loss),)
+        """One stage, ``maximum-likelihood``, over all parameters; more for an injection."""
+        if self.injection_features is None:
+            return (self.training_options.stage("maximum-likelihood", self._loss),)
+        around = self._injective_training()
+        return (
+            *around.before(),
+            self.training_options.stage(
+                "maximum-likelihood", self._loss, groups=(*around.trained(), "prior")
+            ),
+            *around.after(),
+        )
+
+    def _injective_training(self) -> InjectiveTraining:
+        return InjectiveTraining(self, self._thickened(), "base_flow", _nothing)
+
+    def _thickened(self) -> Thickened:
+        if not isinstance(self.base_flow, Thickened):
+            raise TypeError("base_flow: expected an injection, this flow keeps the dimension")
+        return self.base_flow
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
-        return -self._log_prob(x, "exact", None, None)
+        if self.injection_features is not None and self._thickened().injection.mode == "joint":
+            log_prob = self._log_prob(x, "manifold", None, None)
+            return self._injective_training().joint_loss(x, log_prob)
+        return -self._log_prob(x, next(iter(self.evaluations)), None, None)
 
     def _log_prob(
         self,
@@ -122,6 +181,9 @@ class GlobalFlow(Mixture):
         num_samples: int | None,
         generator: torch.Generator | None,
     ) -> Tensor:
+        if evaluation == "manifold":
+            prior = self.prior.part(0) if isinstance(self.prior, Product) else self.prior
+            return surface_log_prob(self._thickened().injection, prior, x)
         z, log_abs_det = self._encode(x)
         return self.prior.log_prob(z) + log_abs_det
 
@@ -145,3 +207,8 @@ class GlobalFlow(Mixture):
         z, squash = self.support_map.decode(z)
         x, log_abs_det = self.base_flow.decode(z)
         return x, log_abs_det + squash
+
+
+def _nothing(x: Tensor) -> dict[str, Tensor]:
+    """The keywords an unconditional flow without charts takes."""
+    return {}

@@ -72,6 +72,13 @@ GLOBAL = PluginSpec(
     target="flowzoo_plugins.baselines.global_flow:GlobalFlow",
     capabilities={
         "evaluations": {"exact": "exact, lebesgue"},
+        "with an injection": {
+            "evaluations": {
+                "thickened": "exact, lebesgue",
+                "manifold": "exact, surface(dim=d, learned)",
+            },
+            "methods": ["reconstruct"],
+        },
         "methods": ["sample_and_log_prob", "embed", "transform_layers"],
         "trained": True,
         "packable": "where the base flow is",

@@ -86,5 +86,6 @@ def random_rotation(features: int, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(
         torch.randn(features, features, generator=generator, dtype=torch.float64)
     )
-    signs: Tensor = r.diagonal().sign()
-    return q * torch.where(signs == 0, 1.0, signs)
+    signs = r.diagonal().sign()
+    rotation: Tensor = q * torch.where(signs == 0, 1.0, signs)
+    return rotation

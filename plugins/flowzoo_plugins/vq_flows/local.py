@@ -8,9 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from flowzoo.interfaces import BaseFlow, Prior, Step
-from flowzoo.priors import build_prior
-from flowzoo.registry import build_part
+from flowzoo.interfaces import BaseFlow, Injection, Prior, Step
+from flowzoo.layers import Thickened, surface_log_prob
+from flowzoo.options import options_of
+from flowzoo.priors import Product, StandardNormal, build_prior
+from flowzoo.registry import build_part, load
 from flowzoo_plugins.vq_flows.frames import ChartFrames
 
 Condition = Literal["code", "one-hot"]
@@ -22,13 +24,16 @@ class LocalFlows(nn.Module):
     .. math:: \log p(x \mid k) = \log q(f_k(x)) + \log|\det J f_k(x)|
 
     f_k is the chart's frame, where there are frames, then the shared base flow given the chart,
-    then the map onto the prior's support, where that is not all of R^d.
-    Source: Sidheekh et al. (2022), eq. 16 without dimension change.
+    then the map onto the prior's support, where that is not all of R^d. A base flow that has the
+    option ``num_charts`` is indexed by the chart as well; that of ``cef`` gives K embeddings
+    (supplement, section 3). An injection is thickened to a bijection of R^D, its prior joined by
+    N(0, I) on the other D - d columns.
+    Source: Sidheekh et al. (2022), eq. 16.
 
     Args:
         features: D.
         base_flow: a base flow's name, mapping or module, conditional on the chart.
-        prior: a prior's name or module.
+        prior: a prior's name or module, of the base flow's latent space.
         num_charts: K.
         code_features: width of a chart's code.
         condition: what the base flow is told: the chart's ``code`` or a ``one-hot`` of its index.
@@ -51,20 +56,34 @@ class LocalFlows(nn.Module):
             raise ValueError(f"condition: expected one of {get_args(Condition)}, got {condition!r}")
         self.num_charts, self.condition = num_charts, condition
         width = code_features if condition == "code" else num_charts
-        self.base = build_part("base-flow", base_flow, features=features, context_features=width)
-        if self.base.num_charts not in (None, num_charts):
+        given = {"num_charts": num_charts} if _takes_charts(base_flow) else {}
+        base: BaseFlow = build_part(
+            "base-flow", base_flow, features=features, context_features=width, **given
+        )
+        if base.num_charts not in (None, num_charts):
             raise ValueError(
-                f"base_flow: expected num_charts None or {num_charts}, got {self.base.num_charts}"
+                f"base_flow: expected num_charts None or {num_charts}, got {base.num_charts}"
             )
-        self.latent_features = self.base.latent_features
-        if frames is not None and self.latent_features != features:
-            raise ValueError("frames: expected 'none' for a base flow that changes dimension")
+        self.code_columns = base.latent_features  # d, for an injection less than the latent columns
+        if base.latent_features != features:
+            if frames is not None:
+                raise ValueError("frames: expected 'none' for a base flow that changes dimension")
+            if not isinstance(base, Injection):
+                raise ValueError(
+                    f"base_flow: expected {features} latent columns or an Injection, "
+                    f"got {type(base).__name__} with {base.latent_features}"
+                )
         self.frames = frames
-        self.prior = prior if isinstance(prior, Prior) else build_prior(prior, self.latent_features)
-        if self.prior.features != self.latent_features:
+        self.prior = prior if isinstance(prior, Prior) else build_prior(prior, self.code_columns)
+        if self.prior.features != self.code_columns:
             raise ValueError(
-                f"prior: expected features={self.latent_features}, got {self.prior.features}"
+                f"prior: expected features={self.code_columns}, got {self.prior.features}"
             )
+        if isinstance(base, Injection):
+            base = Thickened(base)
+            self.prior = Product([self.prior, StandardNormal(features - self.code_columns)])
+        self.base = base
+        self.latent_features = base.latent_features
         self.support = self.prior.support_map()
 
     def context(self, chart: Tensor, codes: Tensor) -> Tensor:
@@ -80,7 +99,7 @@ class LocalFlows(nn.Module):
         if self.frames is not None:
             x, change = self.frames.encode(x, chart)
             volume = volume + change
-        x, change = self.base.encode(x, **self._given(self.base, chart, codes))
+        x, change = self.base.encode(x, **self.given(self.base, chart, codes))
         volume = volume + change
         if self.support is not None:
             x, change = self.support.encode(x)
@@ -93,7 +112,7 @@ class LocalFlows(nn.Module):
         if self.support is not None:
             z, change = self.support.decode(z)
             volume = volume + change
-        z, change = self.base.decode(z, **self._given(self.base, chart, codes))
+        z, change = self.base.decode(z, **self.given(self.base, chart, codes))
         volume = volume + change
         if self.frames is not None:
             z, change = self.frames.decode(z, chart)
@@ -104,6 +123,35 @@ class LocalFlows(nn.Module):
         """log p(x | k), (N,), nats."""
         z, volume = self.encode(x, chart, codes)
         return self.prior.log_prob(z) + volume
+
+    @property
+    def thickened(self) -> Thickened | None:
+        """The base flow, where it is an injection."""
+        return self.base if isinstance(self.base, Thickened) else None
+
+    def reconstruct(self, x: Tensor, chart: Tensor, codes: Tensor) -> Tensor:
+        """The point of chart (N,)'s manifold that x (N, D) is taken to, (N, D).
+
+        Raises:
+            TypeError: the base flow is no injection.
+        """
+        injection = self._injection()
+        return injection.reconstruct(x, **self.given(injection, chart, codes))
+
+    def surface_log_prob(self, x: Tensor, chart: Tensor, codes: Tensor) -> Tensor:
+        """log-density of chart (N,)'s flow against its manifold's area at ``reconstruct``, (N,).
+
+        Raises:
+            TypeError: the base flow is no injection.
+        """
+        injection = self._injection()
+        prior = self.prior.part(0) if isinstance(self.prior, Product) else self.prior
+        return surface_log_prob(injection, prior, x, **self.given(injection, chart, codes))
+
+    def _injection(self) -> Injection:
+        if self.thickened is None:
+            raise TypeError("base_flow: expected an injection, this flow keeps the dimension")
+        return self.thickened.injection
 
     def trajectory(self, x: Tensor, chart: Tensor, codes: Tensor) -> list[Tensor]:
         """x after the frame, after each layer of the base flow and after the support map.
@@ -116,14 +164,14 @@ class LocalFlows(nn.Module):
             x = self.frames.encode(x, chart).value
             steps.append(x)
         for layer in self.base.layers():
-            x = layer.encode(x, **self._given(layer, chart, codes)).value
+            x = layer.encode(x, **self.given(layer, chart, codes)).value
             steps.append(x)
         if self.support is not None:
             x = self.support.encode(x).value
             steps.append(x)
         return steps
 
-    def _given(self, flow: BaseFlow, chart: Tensor, codes: Tensor) -> dict[str, Tensor]:
+    def given(self, flow: BaseFlow, chart: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """The keywords ``flow`` takes, of context and chart."""
         given = {}
         if flow.context_features:
@@ -131,3 +179,9 @@ class LocalFlows(nn.Module):
         if flow.num_charts is not None:
             given["chart"] = chart
         return given
+
+
+def _takes_charts(base_flow: str | Mapping[str, Any] | BaseFlow) -> bool:
+    """Whether a base flow that is still to be built has the option ``num_charts``."""
+    name = base_flow.get("name") if isinstance(base_flow, Mapping) else base_flow
+    return isinstance(name, str) and "num_charts" in options_of(load("base-flow", name))

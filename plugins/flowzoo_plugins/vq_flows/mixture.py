@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowzoo.interfaces import (
-    EXACT,
-    LEBESGUE,
     LOWER_BOUND,
     BaseFlow,
     Evaluation,
     Likelihood,
-    Measure,
     Mixture,
     ParameterGroup,
     Partitioner,
@@ -26,10 +22,11 @@ from flowzoo.interfaces import (
     Step,
 )
 from flowzoo.registry import build_part
+from flowzoo.training.injective import evaluating
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.vq_flows import evaluation as scoring
-from flowzoo_plugins.vq_flows import inference, leakage, objectives
+from flowzoo_plugins.vq_flows import inference, injective, leakage, objectives
 from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts, choose
 from flowzoo_plugins.vq_flows.frames import ChartFrames
 from flowzoo_plugins.vq_flows.local import Condition, LocalFlows
@@ -51,6 +48,11 @@ class VQFlow(Mixture):
     a lower bound whose mass is sum p_k Z_k), ``elbo`` (expectation over the choice of chart) and
     ``renormalised`` (truncated, each flow divided by an estimate of Z_k).
 
+    With an injection as base flow (VQ-CEF: ``cef``) these are densities in R^D of the thickened
+    manifolds. With m = 1 and no margin there is also ``manifold``: the density of the nearest
+    chart's flow against its surface at ``reconstruct(x)``, the number the paper's tables hold,
+    which says nothing without the distance from x to there.
+
     Source: Sidheekh et al. (2022), with the corrections listed in this plugin's README; chart
     frames are ours.
 
@@ -58,7 +60,7 @@ class VQFlow(Mixture):
         features: D.
         base_flow: the shared conditional flow.
         partitioner: where the charts are.
-        prior: ``standard-normal`` or ``uniform-ball``, or a module.
+        prior: ``standard-normal`` or ``uniform-ball``, or a module, on the flow's latent space.
         overlap: m, how many nearest charts contain a point.
         margin: epsilon, which widens charts to distances (1 + epsilon) times the m-th smallest.
         max_active: with a margin, the most charts a point may lie in; None is K. Objective
@@ -148,17 +150,17 @@ class VQFlow(Mixture):
         self.register_buffer("inside", torch.full((self.num_charts,), NOT_COMPUTED))
         self.training_options = TrainingOptions.of(training, PAPER_TRAINING)
 
-        latent = self.flow.latent_features
-        measure = LEBESGUE if latent == features else Measure("surface", dim=latent)
         self.evaluations = {
-            "full": Evaluation(EXACT, measure),
-            "truncated": Evaluation(LOWER_BOUND, measure),
-            "elbo": Evaluation(LOWER_BOUND, measure),
-            "renormalised": Evaluation(Likelihood("estimate", self.leak_samples), measure),
+            "full": Evaluation(),
+            "truncated": Evaluation(LOWER_BOUND),
+            "elbo": Evaluation(LOWER_BOUND),
+            "renormalised": Evaluation(Likelihood("estimate", self.leak_samples)),
         }
-        width = self.flow.base.context_features + (
-            features * features if self.flow.frames is not None else features
-        )
+        if self.flow.thickened is not None:
+            injective.accept(self, self.flow.thickened.injection)
+            self.capabilities = self.capabilities | {"reconstruct"}  # type: ignore[misc]
+        matrices = self.flow.frames is not None or self.flow.base.num_charts is not None
+        width = self.flow.base.context_features + (features * features if matrices else features)
         self.rows_per_call = max(1, min(2**15, ELEMENTS_PER_CALL // width))
 
     # -- local flows -----------------------------------------------------------------------------
@@ -183,23 +185,32 @@ class VQFlow(Mixture):
     # -- training --------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
-        """The partition, then chart weights and frames (closed form), then maximum likelihood."""
+        """The partition, then chart weights and frames (closed form), then maximum likelihood.
+
+        For an injection its own stages stand around the last one, see ``InjectiveTraining``.
+        """
         partition = tuple(_within(stage, "partitioner") for stage in self.partitioner.stages())
         latent = self.flow.latent_features if self.leak_penalty > 0.0 else 0
-        groups = ("flow", "weights") if self.weights.kind == "learned" else ("flow",)
+        around = injective.training(self)
+        groups = ("flow",) if around is None else (*around.trained(), "flow.prior")
         return (
             *partition,
             Stage(name="charts", groups=(), prepare=self._prepare_charts),
+            *(() if around is None else around.before()),
             self.training_options.stage(
                 "maximum-likelihood",
                 self._loss,
-                groups=groups,
+                groups=(*groups, "weights") if self.weights.kind == "learned" else groups,
                 noise_features=latent + (self.objective == "sampled"),
             ),
+            *(() if around is None else around.after()),
         )
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         active = self.active(x)
+        around = injective.training(self)
+        if around is not None and around.flow.injection.mode == "joint":
+            return around.joint_loss(x, injective.hard(self, x, active))
         if self.objective == "exact":
             loss = objectives.exact(self, x, active)
         elif self.objective == "sampled":
@@ -215,7 +226,7 @@ class VQFlow(Mixture):
     @torch.no_grad()
     def _prepare_charts(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         """Second pass over the training rows (section 4.2.2): weights and frames; forget Z_k."""
-        with _evaluating(self.partitioner):
+        with evaluating(self.partitioner):
             parts = [self.active(rows) for rows in torch.split(x_train, self.rows_per_call)]
         active = ActiveCharts(
             torch.cat([part.index for part in parts]),
@@ -228,6 +239,24 @@ class VQFlow(Mixture):
 
     # -- density ---------------------------------------------------------------------------------
 
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        evaluation: str | None = None,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """log p(x) in nats, (N,), by one of ``evaluations``; see ``Mixture.log_prob``.
+
+        Raises:
+            ValueError: an unknown evaluation, bad rows, or ``manifold`` where it is not defined.
+        """
+        injective.check_evaluation(self, evaluation)
+        return super().log_prob(
+            x, evaluation=evaluation, num_samples=num_samples, generator=generator
+        )
+
     def _log_prob(
         self,
         x: Tensor,
@@ -238,6 +267,8 @@ class VQFlow(Mixture):
         log_inside = None
         if evaluation == "renormalised":
             log_inside = self.chart_leak(num_samples=num_samples, generator=generator).log()
+        if evaluation == "manifold":
+            return injective.log_prob(self, x)
         return scoring.log_prob(self, x, evaluation, log_inside)
 
     def chart_leak(
@@ -330,6 +361,8 @@ class VQFlow(Mixture):
                 f"evaluation: expected one of {sorted(self.evaluations)}, got {evaluation!r}"
             )
         check_finite("x", check_rows("x", x, self.features, self._reference()))
+        if evaluation == "manifold":
+            evaluation = "truncated"  # one chart a point, whatever the measure
         log_inside = self.chart_leak().log() if evaluation == "renormalised" else None
         return scoring.posterior(self, x, evaluation, log_inside)
 
@@ -347,7 +380,18 @@ class VQFlow(Mixture):
         s the most probable chart (section 4.2.3, eq. 19).
         """
         probabilities = self.responsibilities(x, evaluation=evaluation)
-        return inference.embed(self, x, probabilities, mode, generator)
+        z = inference.embed(self, x, probabilities, mode, generator)
+        return z[:, : self.flow.code_columns]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The point of its nearest chart's manifold that x (N, D) is taken to, (N, D).
+
+        Raises:
+            TypeError: the base flow is no injection.
+            ValueError: bad rows.
+        """
+        check_finite("x", check_rows("x", x, self.features, self._reference()))
+        return injective.reconstruct(self, x)
 
     def assign(self, x: Tensor) -> Tensor:
         """The nearest chart of each row of x (N, D), (N,) int64."""
@@ -374,15 +418,3 @@ def _within(stage: Stage, part: str) -> Stage:
         for group in stage.groups
     )
     return replace(stage, groups=groups)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` in eval mode for a while (batch-norm must use its running statistics)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
