@@ -15,6 +15,7 @@ from flowzoo.layers import (
 )
 from known_layers import (
     F64,
+    additive_coupling,
     autoregressive,
     batch_norm,
     composition,
@@ -22,7 +23,13 @@ from known_layers import (
     data,
     jacobian,
     randomised,
+    spline_autoregressive,
+    spline_coupling,
+    volume_preserving_coupling,
 )
+
+COUPLINGS = [coupling, additive_coupling, volume_preserving_coupling, spline_coupling]
+MASKED = [autoregressive, spline_autoregressive]
 
 UNCONDITIONAL = {
     "batch_norm": batch_norm,
@@ -34,6 +41,11 @@ CONDITIONAL = {
     "coupling_reversed": lambda d, c: coupling(d, c, reverse=True),
     "autoregressive": autoregressive,
     "autoregressive_reversed": lambda d, c: autoregressive(d, c, reverse=True),
+    "additive_coupling": additive_coupling,
+    "volume_preserving_coupling": volume_preserving_coupling,
+    "spline_coupling": spline_coupling,
+    "spline_coupling_reversed": lambda d, c: spline_coupling(d, c, reverse=True),
+    "spline_autoregressive": spline_autoregressive,
     "composition": composition,
 }
 CASES = [
@@ -132,17 +144,18 @@ def test_context_reaches_every_moved_column(name, features):
     layer = randomised(CONDITIONAL[name](features, 2))
     x, c = data(1, features, 2)
     changed = (layer.encode(x, c).value != layer.encode(x, c + 1.0).value)[0]
-    if name.startswith("coupling") and features > 1:
+    if "coupling" in name and features > 1:
         passing = features - features // 2 if name.endswith("reversed") else features // 2
         assert changed.sum() == features - passing
     else:
         assert changed.all()
 
 
+@pytest.mark.parametrize("make", COUPLINGS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("features", [2, 3, 5])
-def test_coupling_jacobian_zeros(features, reverse):
-    layer = randomised(coupling(features, 0, reverse))
+def test_coupling_jacobian_zeros(make, features, reverse):
+    layer = randomised(make(features, 0, reverse))
     j = jacobian(layer, *data(3, features, 0))
     split = features // 2
     passing = list(range(split, features)) if reverse else list(range(split))
@@ -156,10 +169,11 @@ def test_coupling_jacobian_zeros(features, reverse):
     assert torch.equal(j[:, moved][:, :, moved], torch.diag_embed(diagonal))
 
 
+@pytest.mark.parametrize("make", MASKED)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("features", [2, 3, 5])
-def test_autoregressive_jacobian_zeros(features, reverse):
-    layer = randomised(autoregressive(features, 0, reverse))
+def test_autoregressive_jacobian_zeros(make, features, reverse):
+    layer = randomised(make(features, 0, reverse))
     j = jacobian(layer, *data(3, features, 0))
     zero = torch.tril(j, -1) if reverse else torch.triu(j, 1)
     kept = torch.triu(j) if reverse else torch.tril(j)
@@ -167,13 +181,40 @@ def test_autoregressive_jacobian_zeros(features, reverse):
     assert ((kept != 0).sum(dim=(1, 2)) == features * (features + 1) // 2).all()
 
 
-@pytest.mark.parametrize("make", [coupling, autoregressive])
+@pytest.mark.parametrize("make", [*COUPLINGS, *MASKED])
 @pytest.mark.parametrize("context", [0, 2])
 def test_identity_at_initialisation(make, context):
     x, c = data(5, 3, context)
-    step = make(3, context).double().encode(x, c)
-    assert torch.equal(step.value, x)
-    assert torch.equal(step.log_abs_det, torch.zeros(5, dtype=F64))
+    step = make(3, context).double().encode(2 * x, c)
+    tolerance = 1e-14 if "spline" in make.__name__ else 0.0
+    torch.testing.assert_close(step.value, 2 * x, rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        step.log_abs_det, torch.zeros(5, dtype=F64), rtol=0, atol=10 * tolerance
+    )
+
+
+@pytest.mark.parametrize("make", [additive_coupling, volume_preserving_coupling])
+@pytest.mark.parametrize("features", [1, 2, 3, 5])
+def test_volume_is_preserved_exactly(make, features):
+    layer = randomised(make(features, 2), scale=2.0)
+    x, c = data(9, features, 2)
+    assert torch.equal(layer.encode(x, c).log_abs_det, torch.zeros(9, dtype=F64))
+    _, log_abs_det = torch.linalg.slogdet(jacobian(layer, x, c))
+    torch.testing.assert_close(log_abs_det, torch.zeros(9, dtype=F64), rtol=0, atol=1e-12)
+
+
+def test_volume_preserving_scale_is_centred():
+    """With several moved columns they stretch, by factors whose product is one; one only moves."""
+    layer = randomised(volume_preserving_coupling(5, 0))  # moves columns 2, 3 and 4
+    factors = torch.diagonal(jacobian(layer, *data(9, 5, 0)), dim1=1, dim2=2)[:, 2:]
+    assert (factors - 1.0).abs().min(dim=1).values.mean() > 1e-3
+    torch.testing.assert_close(factors.prod(dim=1), torch.ones(9, dtype=F64))
+    alone = randomised(volume_preserving_coupling(3, 2, reverse=True), scale=2.0)
+    x, c = data(9, 3, 2)
+    other = torch.cat([x[:, :1] + 1.0, x[:, 1:]], dim=1)
+    shift = alone.encode(x, c).value - x
+    torch.testing.assert_close(alone.encode(other, c).value - other, shift, rtol=0, atol=1e-14)
+    assert shift[:, 0].abs().min() > 1e-3
 
 
 @pytest.mark.parametrize("make", [AffineCoupling, MaskedAffineAutoregressive])

@@ -95,7 +95,7 @@ def test_batch_norm_bad_options(options):
 def test_composition_layers_compose_to_encode():
     flow = randomised(Composition([composition(3, 2), composition(3, 2)]))
     layers = flow.layers()
-    assert len(layers) == 10
+    assert len(layers) == 14
     x, c = data(6, 3, 2)
     value, total = x, torch.zeros(6, dtype=F64)
     for layer in layers:

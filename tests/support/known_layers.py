@@ -3,12 +3,17 @@
 import torch
 
 from flowzoo.layers import (
+    AdditiveCoupling,
     AffineCoupling,
     Composition,
     InvertibleBatchNorm,
     MaskedAffineAutoregressive,
     Permutation,
     RadialSquash,
+    SplineAutoregressive,
+    SplineCoupling,
+    SplineShape,
+    VolumePreservingCoupling,
 )
 
 F64 = torch.float64
@@ -29,6 +34,41 @@ def autoregressive(features, context, reverse=False):
     )
 
 
+SPLINE = SplineShape(num_bins=4, tail_bound=4.0, min_bin_size=0.02, min_derivative=0.01)
+
+
+def spline_coupling(features, context, reverse=False):
+    return SplineCoupling(
+        features,
+        hidden=(8, 8),
+        context_features=context,
+        reverse=reverse,
+        activation="tanh",
+        spline=SPLINE,
+    )
+
+
+def spline_autoregressive(features, context, reverse=False):
+    return SplineAutoregressive(
+        features,
+        hidden=(9, 8),
+        context_features=context,
+        reverse=reverse,
+        activation="tanh",
+        spline=SPLINE,
+    )
+
+
+def additive_coupling(features, context, reverse=False):
+    return AdditiveCoupling(features, hidden=(8, 8), context_features=context, reverse=reverse)
+
+
+def volume_preserving_coupling(features, context, reverse=False):
+    return VolumePreservingCoupling(
+        features, hidden=(8, 8), context_features=context, reverse=reverse
+    )
+
+
 def batch_norm(features, context):
     layer = InvertibleBatchNorm(features)
     layer.running_mean.normal_()
@@ -43,6 +83,8 @@ def composition(features, context):
             Permutation(features, order="random", generator=torch.Generator().manual_seed(3)),
             batch_norm(features, context),
             coupling(features, context, reverse=True),
+            volume_preserving_coupling(features, context),
+            spline_coupling(features, context),
             RadialSquash(features),
         ]
     )

@@ -140,11 +140,10 @@ def apply_spline(
     d0 = torch.where(k > 0, _pick(derivatives, (k - 1).clamp(min=0)), one)
     d1 = torch.where(k < inner, _pick(derivatives, k.clamp(max=inner - 1)), one)
     bend = d0 + d1 - 2.0 * s
-    # clamped: sums of widths and the widths themselves may differ by rounding
     if inverse:
-        xi = _relative_position(((clipped - bottom) / h).clamp(0.0, 1.0), s, d0, bend)
+        xi = _relative_position(_unit((clipped - bottom) / h), s, d0, bend)
     else:
-        xi = ((clipped - left) / w).clamp(0.0, 1.0)
+        xi = _unit((clipped - left) / w)
     rest = 1.0 - xi
     both = xi * rest
     slope = s / (s + bend * both)  # eq. 4 and 5 share s over the denominator
@@ -164,6 +163,11 @@ def _pick(table: Tensor, k: Tensor) -> Tensor:
     return table.gather(0, k[None])[0]
 
 
+def _unit(xi: Tensor) -> Tensor:
+    """``xi`` without the rounding that takes it out of [0, 1], its gradient kept."""
+    return xi - (xi - xi.clamp(0.0, 1.0)).detach()
+
+
 def _relative_position(eta: Tensor, s: Tensor, d0: Tensor, bend: Tensor) -> Tensor:
     """xi in [0, 1] whose height in the bin is ``eta`` in [0, 1] of it, eq. 6-8 divided by h.
 
@@ -177,4 +181,4 @@ def _relative_position(eta: Tensor, s: Tensor, d0: Tensor, bend: Tensor) -> Tens
     rising = b >= 0
     low = 2.0 * s * eta / (b.clamp(min=0.0) + root)
     high = (root - b) / torch.where(rising, torch.ones_like(a), 2.0 * a)
-    return torch.where(rising, low, high).clamp(0.0, 1.0)
+    return _unit(torch.where(rising, low, high))
