@@ -8,7 +8,7 @@ import torch
 from torch.func import vmap
 
 from flowzoo.layers import RadialSquash
-from flowzoo.priors import StandardNormal, UniformBall, build_prior
+from flowzoo.priors import Product, StandardNormal, UniformBall, build_prior
 
 F64 = torch.float64
 
@@ -174,3 +174,43 @@ def test_unknown_prior():
         ValueError, match=r"expected one of .*'uniform-ball'.*did you mean 'uniform"
     ):
         build_prior("uniform-bal", 2)
+
+
+# product ------------------------------------------------------------------------------------------
+
+
+def test_a_product_is_its_parts_side_by_side():
+    product = Product([UniformBall(2), StandardNormal(3)])
+    z = 0.4 * torch.randn(20, 5, dtype=F64)
+    expected = UniformBall(2).log_prob(z[:, :2]) + StandardNormal(3).log_prob(z[:, 2:])
+    torch.testing.assert_close(product.log_prob(z), expected)
+    draws = product.sample(5000, generator=torch.Generator().manual_seed(0))
+    assert draws.shape == (5000, 5) and (draws[:, :2].norm(dim=1) <= 1).all()
+    assert draws[:, 2:].std() == pytest.approx(1.0, abs=0.05)
+    cold = product.sample(5000, temperature=0.5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cold, 0.5 * draws)
+    noise = torch.randn(20, 5, dtype=F64)
+    from_normal = product.from_normal(noise)
+    torch.testing.assert_close(from_normal[:, :2], UniformBall(2).from_normal(noise[:, :2]))
+    assert torch.equal(from_normal[:, 2:], noise[:, 2:])
+    assert isinstance(product.part(0), UniformBall)
+
+
+def test_a_products_support_map_maps_the_blocks_that_need_it():
+    support = Product([UniformBall(2), StandardNormal(1)]).support_map()
+    x = torch.randn(6, 3, dtype=F64)
+    z, volume = support.encode(x)
+    ball = RadialSquash(2).encode(x[:, :2])
+    assert torch.equal(z, torch.cat([ball.value, x[:, 2:]], dim=1))
+    torch.testing.assert_close(volume, ball.log_abs_det)
+    back, volume_back = support.decode(z)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(volume_back, volume)
+    assert Product([StandardNormal(2), StandardNormal(1)]).support_map() is None
+
+
+def test_a_product_refuses_what_has_no_meaning():
+    with pytest.raises(ValueError, match="parts: expected at least one"):
+        Product([])
+    with pytest.raises(ValueError, match=r"z: expected shape \(N, 3\)"):
+        Product([UniformBall(2), StandardNormal(1)]).log_prob(torch.zeros(2, 2))
