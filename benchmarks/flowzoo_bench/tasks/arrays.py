@@ -124,6 +124,13 @@ class FileTask(Task):
         return Splits(*torch.split(x, list(self.sizes)))
 
 
+def example_options(folder: Path) -> dict[str, str]:
+    """The options of a small FileTask, whose file is written to ``folder``."""
+    path = folder / "rows.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((60, 3)))
+    return {"path": str(path)}
+
+
 def _digest(array: np.ndarray) -> str:
     described = f"{array.dtype.str} {array.shape} ".encode()
     return hashlib.sha256(described + array.tobytes()).hexdigest()[:16]

@@ -27,7 +27,9 @@ def _manifold(name: str, summary: str, target: str) -> PluginSpec:
     )
 
 
-def _real(name: str, summary: str, target: str, features: int | None) -> PluginSpec:
+def _real(
+    name: str, summary: str, target: str, features: int | None, check_options: str = ""
+) -> PluginSpec:
     """Real data, whose density nobody knows."""
     return PluginSpec(
         "task",
@@ -35,6 +37,7 @@ def _real(name: str, summary: str, target: str, features: int | None) -> PluginS
         summary,
         f"flowzoo_bench.tasks.{target}",
         capabilities={"features": features, "oracle": False, "support": False, "real": True},
+        check_options=check_options or {},
     )
 
 
@@ -64,4 +67,10 @@ BREAST_CANCER = _real(
     "breast-cancer", "569 rows of 30 cell measurements (UCI)", "tabular:BreastCancer", 30
 )
 AIRPORTS = _real("airports", "The world's airports near the unit sphere", "airports:Airports", 3)
-FILE = _real("file", "Your own rows, from a .npy file", "arrays:FileTask", None)
+FILE = _real(
+    "file",
+    "Your own rows, from a .npy file",
+    "arrays:FileTask",
+    None,
+    check_options="flowzoo_bench.tasks.arrays:example_options",
+)

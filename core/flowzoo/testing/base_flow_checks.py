@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from flowzoo.interfaces import BaseFlow
+from flowzoo.interfaces import BaseFlow, Injection
+from flowzoo.layers import Thickened
 from flowzoo.testing.instances import flow_at_work, flow_inputs
 from flowzoo.testing.numerics import (
     F32,
@@ -129,48 +131,50 @@ def round_trip(subject: Subject) -> None:
     for case in subject.cases():
         for dtype in (F64, F32):
             allowed = max(ROUND_TRIP[dtype], ITERATIVE) if iterative else ROUND_TRIP[dtype]
-            with trying(f"{case}, {dtype}"):
-                flow = flow_at_work(subject, case, dtype)
-                x, *rest = flow_inputs(case, _ROWS, dtype, seed=1)
-                if flow.latent_features < flow.features:
-                    x = flow.decode(flow.encode(x, *rest).value, *rest).value.detach()
-                z = flow.encode(x, *rest)
-                back = flow.decode(z.value, *rest)
-                close(back.value, x, allowed, "decode(encode(x)) against x")
-                latent, *rest = flow_inputs(case, _ROWS, dtype, 2, flow.latent_features)
-                there = flow.decode(latent, *rest)
-                again = flow.encode(there.value, *rest)
-                close(again.value, latent, allowed, "encode(decode(z)) against z")
+            for view, flow in _views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    x, *rest = flow_inputs(case, _ROWS, dtype, seed=1)
+                    if flow.latent_features < flow.features:
+                        x = flow.decode(flow.encode(x, *rest).value, *rest).value.detach()
+                    z = flow.encode(x, *rest)
+                    back = flow.decode(z.value, *rest)
+                    close(back.value, x, allowed, "decode(encode(x)) against x")
+                    latent, *rest = flow_inputs(case, _ROWS, dtype, 2, flow.latent_features)
+                    there = flow.decode(latent, *rest)
+                    again = flow.encode(there.value, *rest)
+                    close(again.value, latent, allowed, "encode(decode(z)) against z")
 
 
 def volumes_agree(subject: Subject) -> None:
     """``log_abs_det`` has the same sign and value whichever way one goes."""
     for case in subject.cases():
         for dtype in (F64, F32):
-            with trying(f"{case}, {dtype}"):
-                flow = flow_at_work(subject, case, dtype)
-                latent, *rest = flow_inputs(case, _ROWS, dtype, 3, flow.latent_features)
-                x, down = flow.decode(latent, *rest)
-                up = flow.encode(x, *rest).log_abs_det
-                close(up, down, VOLUME[dtype], "encode's log_abs_det against decode's")
+            for view, flow in _views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    latent, *rest = flow_inputs(case, _ROWS, dtype, 3, flow.latent_features)
+                    x, down = flow.decode(latent, *rest)
+                    up = flow.encode(x, *rest).log_abs_det
+                    close(up, down, VOLUME[dtype], "encode's log_abs_det against decode's")
 
 
 def volume_is_jacobian(subject: Subject) -> None:
     """log|det dz/dx|, or -1/2 log det JᵀJ of an injection's decoder, as autograd finds it."""
     for case in subject.cases():
-        with trying(case):
-            flow = flow_at_work(subject, case)
-            x, context, chart = flow_inputs(case, 4, seed=4)
-            z, volume = flow.encode(x, context, chart)
-            for n in range(len(x)):
-                rest = _row(context, n), _row(chart, n)
-                if flow.latent_features == flow.features:
-                    j = jacobian(flow.encode, x[n : n + 1], *rest)
-                    expected = torch.linalg.slogdet(j).logabsdet
-                else:
-                    j = jacobian(flow.decode, z[n : n + 1].detach(), *rest)
-                    expected = -0.5 * torch.linalg.slogdet(j.T @ j).logabsdet
-                close(volume[n], expected, VOLUME[F64], f"log_abs_det of row {n} against autograd")
+        for view, flow in _views(flow_at_work(subject, case)):
+            with trying(f"{case}{view}"):
+                x, context, chart = flow_inputs(case, 4, seed=4)
+                z, volume = flow.encode(x, context, chart)
+                for n in range(len(x)):
+                    rest = _row(context, n), _row(chart, n)
+                    if flow.latent_features == flow.features:
+                        j = jacobian(flow.encode, x[n : n + 1], *rest)
+                        expected = torch.linalg.slogdet(j).logabsdet
+                    else:
+                        j = jacobian(flow.decode, z[n : n + 1].detach(), *rest)
+                        expected = -0.5 * torch.linalg.slogdet(j.T @ j).logabsdet
+                    close(
+                        volume[n], expected, VOLUME[F64], f"log_abs_det of row {n} against autograd"
+                    )
 
 
 def conformal(subject: Subject) -> None:
@@ -198,28 +202,28 @@ def normalised(subject: Subject) -> None:
         if case.features > 2:
             continue
         for dtype in (F64, F32):
-            with trying(f"{case}, {dtype}"):
-                flow = _thick(flow_at_work(subject, case)).to(dtype)
-                if flow.latent_features < flow.features:
-                    continue
-                tried = True
-                _, context, chart = flow_inputs(case, 1, dtype, seed=6)
-                # what a wrong log_abs_det does, samples show as well: they only say where to look
-                z = flow_inputs(case, 2000, dtype, 7)[0]
-                pinned = _pinned(context, len(z)), _pinned(chart, len(z))
-                with torch.no_grad():
-                    grid = Grid.around(flow.decode(z / 1.5, *pinned).value)
-                masses, moved = integrate(
-                    partial(_log_prob, flow, context, chart),
-                    grid,
-                    dtype=dtype,
-                    tolerance=MASS[dtype],
-                )
-                total, allowed = float(masses.sum()), MASS[dtype] + 2 * moved
-                require(
-                    abs(total - 1.0) <= allowed,
-                    f"total mass: expected 1, got {total:.5f} (at most {allowed:.2g} off)",
-                )
+            for view, flow in _views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    if flow.latent_features < flow.features:
+                        continue
+                    tried = True
+                    _, context, chart = flow_inputs(case, 1, dtype, seed=6)
+                    # draws only say where to look
+                    z = flow_inputs(case, 2000, dtype, 7)[0]
+                    pinned = _pinned(context, len(z)), _pinned(chart, len(z))
+                    with torch.no_grad():
+                        grid = Grid.around(flow.decode(z / 1.5, *pinned).value)
+                    masses, moved = integrate(
+                        partial(_log_prob, flow, context, chart),
+                        grid,
+                        dtype=dtype,
+                        tolerance=MASS[dtype],
+                    )
+                    total, allowed = float(masses.sum()), MASS[dtype] + 2 * moved
+                    require(
+                        abs(total - 1.0) <= allowed,
+                        f"total mass: expected 1, got {total:.5f} (at most {allowed:.2g} off)",
+                    )
     if not tried:
         raise NotApplicable("no density on R or R^2")
 
@@ -227,19 +231,26 @@ def normalised(subject: Subject) -> None:
 def rows_independent(subject: Subject) -> None:
     """Every row is mapped as it would be alone, and in another order."""
     for case in subject.cases():
-        with trying(case):
-            flow = flow_at_work(subject, case)
-            x, context, chart = flow_inputs(case, 9, seed=8)
-            z = x[:, : flow.latent_features]
-            for name, call, value in (("encode", flow.encode, x), ("decode", flow.decode, z)):
-                whole = call(value, context, chart)
-                for n in range(len(value)):
-                    alone = call(value[n : n + 1], _row(context, n), _row(chart, n))
-                    close(alone.value[0], whole.value[n], SAME[F64], f"{name}: row {n} alone")
-                    close(alone.log_abs_det[0], whole.log_abs_det[n], SAME[F64], f"{name}: row {n}")
-                order = torch.randperm(len(value))
-                mixed = call(value[order], _take(context, order), _take(chart, order))
-                close(mixed.value, whole.value[order], SAME[F64], f"{name}: rows in another order")
+        for view, flow in _views(flow_at_work(subject, case)):
+            with trying(f"{case}{view}"):
+                x, context, chart = flow_inputs(case, 9, seed=8)
+                z = x[:, : flow.latent_features]
+                for name, call, value in (("encode", flow.encode, x), ("decode", flow.decode, z)):
+                    whole = call(value, context, chart)
+                    for n in range(len(value)):
+                        alone = call(value[n : n + 1], _row(context, n), _row(chart, n))
+                        close(alone.value[0], whole.value[n], SAME[F64], f"{name}: row {n} alone")
+                        close(
+                            alone.log_abs_det[0],
+                            whole.log_abs_det[n],
+                            SAME[F64],
+                            f"{name}: row {n}",
+                        )
+                    order = torch.randperm(len(value))
+                    mixed = call(value[order], _take(context, order), _take(chart, order))
+                    close(
+                        mixed.value, whole.value[order], SAME[F64], f"{name}: rows in another order"
+                    )
 
 
 def context_matters(subject: Subject) -> None:
@@ -267,20 +278,20 @@ def gradients(subject: Subject) -> None:
     """Every parameter gets a finite gradient; so do inputs, far from the data as well."""
     for case in subject.cases():
         for far in (False, True):
-            with trying(f"{case}, {'far' if far else 'near'} rows"):
-                flow = flow_at_work(subject, case).train(not far)
-                x, *rest = flow_inputs(case, 32, seed=10)
-                x = (x * _FAR if far else x).requires_grad_()
-                z, volume = flow.encode(x, *rest)
-                (0.5 * z.square().sum(dim=1) - volume).sum().backward()  # type: ignore[no-untyped-call]
-                finite(x.grad, "gradient of x")  # type: ignore[arg-type]
-                for name, parameter in flow.named_parameters():
-                    if not parameter.requires_grad:
-                        continue
-                    if parameter.grad is None:
-                        require(far, f"{name}: no gradient")
-                    else:
-                        finite(parameter.grad, f"gradient of {name}")
+            for view, flow in _views(flow_at_work(subject, case).train(not far)):
+                with trying(f"{case}, {'far' if far else 'near'} rows{view}"):
+                    x, *rest = flow_inputs(case, 32, seed=10)
+                    x = (x * _FAR if far else x).requires_grad_()
+                    z, volume = flow.encode(x, *rest)
+                    (0.5 * z.square().sum(dim=1) - volume).sum().backward()  # type: ignore[no-untyped-call]
+                    finite(x.grad, "gradient of x")  # type: ignore[arg-type]
+                    for name, parameter in flow.named_parameters():
+                        if not parameter.requires_grad:
+                            continue
+                        if parameter.grad is None:
+                            require(far, f"{name}: no gradient")
+                        else:
+                            finite(parameter.grad, f"gradient of {name}")
 
 
 def layers_compose(subject: Subject) -> None:
@@ -367,9 +378,15 @@ def _log_prob(flow: BaseFlow, context: Tensor | None, chart: Tensor | None, x: T
     return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2.0 * math.pi)) + volume
 
 
-def _thick(flow: BaseFlow) -> BaseFlow:
-    """The density in R^D of an injection that has one; any other flow as it is."""
-    return flow
+def _views(flow: BaseFlow) -> Iterator[tuple[str, BaseFlow]]:
+    """The flow and, for an injection, its thickened density in R^D, each with a label."""
+    yield "", flow
+    if isinstance(flow, Injection):
+        dtype = next(flow.parameters()).dtype
+        thick = Thickened(flow).to(dtype).train(flow.training)
+        with torch.no_grad():
+            thick.log_thickness.fill_(-0.7)
+        yield ", thickened", thick
 
 
 def _packable(flow: BaseFlow) -> bool:

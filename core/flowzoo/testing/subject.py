@@ -102,9 +102,9 @@ class Subject:
 
     def sizes(self) -> list[int]:
         """The numbers of columns to try."""
-        declared: Sequence[int] | None = self.capabilities.get("features")
-        least = self.least_features()
-        return [d for d in (GRID if declared is None else declared) if d >= least]
+        declared: Sequence[int] | int | None = self.capabilities.get("features")
+        tried = (declared,) if isinstance(declared, int) else declared or GRID
+        return [d for d in tried if d >= self.least_features()]
 
     def least_features(self) -> int:
         """The smallest D the plugin declares to work for."""

@@ -57,7 +57,10 @@ def seeds(subject: Subject) -> None:
         require(torch.equal(a, b), f"{name}: one seed gives two results")
     other = task.splits(1)
     same = all(torch.equal(a, b) for a, b in zip(splits, other, strict=True))
-    require(not same, "splits: ignores the seed")
+    if subject.capabilities.get("fixed_splits", False):
+        require(same, "splits: declared fixed, and differ from seed to seed")
+    else:
+        require(not same, "splits: ignores the seed, and fixed_splits is not declared")
     splits.train.zero_()  # what a caller does to its copy is not seen by the next
     require(torch.equal(task.splits(0).train, again.train), "splits: hands out its own storage")
 

@@ -28,6 +28,7 @@ GMM = PluginSpec(
         "trained": False,
         "packable": True,
     },
+    check_options={"num_components": [1, 4]},
     paper="Dempster, Laird, Rubin (1977), Maximum Likelihood from Incomplete Data via the EM "
     "Algorithm, Journal of the Royal Statistical Society B",
     bibtex="""@article{dempster1977maximum,
@@ -83,6 +84,7 @@ GLOBAL = PluginSpec(
         "trained": True,
         "packable": "where the base flow is",
     },
+    check_options={"base_flow": {"name": "realnvp", "layers": 2, "hidden": [16]}},
     paper="Rezende, Mohamed (2015), Variational Inference with Normalizing Flows, ICML",
     bibtex="""@inproceedings{rezende2015variational,
   title={Variational Inference with Normalizing Flows},

@@ -10,6 +10,7 @@ KMEANS = PluginSpec(
     summary="nearest k-means centre in data space",
     target="flowzoo_plugins.partitioners.kmeans:KMeans",
     capabilities={"codes": "data space", "trained": False, "packable": True},
+    check_options={"num_charts": 4, "restarts": 2},
     paper="Lloyd (1982), Least squares quantization in PCM, IEEE Trans. Information Theory",
     bibtex="""@article{lloyd1982least,
   title={Least squares quantization in {PCM}},
@@ -33,6 +34,7 @@ VQ_AUTOENCODER = PluginSpec(
         "packable": True,
         "methods": ["encode", "reconstruct", "usage", "perplexity"],
     },
+    check_options={"num_charts": 4, "hidden": [16, 16]},
     paper="van den Oord, Vinyals, Kavukcuoglu (2017), Neural Discrete Representation Learning, "
     "NIPS; as used by Sidheekh et al. (2022), VQ-Flows, section 4.2.1",
     bibtex="""@inproceedings{oord2017neural,

@@ -16,6 +16,14 @@ VQ = PluginSpec(
         "embed": ["sample", "mean", "argmax"],
         "assign": True,
     },
+    check_options={
+        "base_flow": {"name": "realnvp", "layers": 2, "hidden": [16]},
+        "partitioner": {"name": "kmeans", "num_charts": 3, "restarts": 1},
+        "overlap": 2,
+        "weights": "learned",
+        "objective": "exact",
+        "leak_samples": 256,
+    },
     paper="Sidheekh et al. (2022), VQ-Flows: Vector Quantized Local Normalizing Flows, "
     "arXiv:2203.11556",
     bibtex="""@inproceedings{sidheekh2022vqflows,
