@@ -87,6 +87,31 @@ def side_by_side(ours: dict[Key, Number], theirs: dict[Key, Number], metric: str
     return lines
 
 
+def manifold_pairs(ours: dict[Key, Number], theirs: dict[Key, Number], score: str) -> list[str]:
+    """A Markdown table of the flows onto manifolds: the paper's number is the first column's alone.
+
+    ``manifold`` is the density on the model's surface at the point a row is projected to,
+    ``error`` the root mean squared distance to there, ``in space`` the thickened density.
+    """
+    metric = f"{score}[manifold]"
+    methods = list(dict.fromkeys(method for _, method, name in theirs if name == metric))
+    methods += [m for m in dict.fromkeys(m for _, m, n in ours if n == metric) if m not in methods]
+    tasks = list(dict.fromkeys(task for task, _, name in ours if name == metric))
+    columns = [f"{method}: {what}" for method in methods for what in ("manifold", "error", "space")]
+    lines = ["| set | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for task in tasks:
+        cells = [task]
+        for method in methods:
+            cells.append(
+                _cell(ours.get((task, method, metric)), theirs.get((task, method, metric)))
+            )
+            error = ours.get((task, method, "reconstruction_error"))
+            cells.append("–" if error is None else f"{error.mean:.3f}")
+            cells.append(_cell(ours.get((task, method, score)), None))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def _cell(mine: Number | None, paper: Number | None) -> str:
     if mine is None:
         return "–" if paper is None else f"– (paper {paper})"

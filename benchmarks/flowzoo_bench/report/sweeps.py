@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
+from flowzoo.interfaces.measure import LEBESGUE
 from flowzoo_bench.report.load import Results
 from flowzoo_bench.report.table import TableRow
 
@@ -30,7 +31,8 @@ def sweep_figure(results: Results, rows: list[TableRow], task: str, option: str)
     """Scores on the task against the option's value, or None; other methods are level lines.
 
     Panels are the metrics that have a better and a worse end or are in nats, under the default
-    evaluation; not counts of rows, and not gaps, which draw the score a second time.
+    evaluation; not counts of rows, and not gaps, which draw the score a second time. Densities
+    against different measures are in different panels.
     """
     drawn = {
         metric.name
@@ -46,11 +48,14 @@ def sweep_figure(results: Results, rows: list[TableRow], task: str, option: str)
     for row in rows:
         if row.task != task or row.metric not in drawn or row.mean is None:
             continue
+        panel = row.metric
+        if row.measure not in (None, str(LEBESGUE)):
+            panel = f"{row.metric}, {row.measure}"
         point = results.sweeps.get(row.method)
         if point is None:
-            levels.setdefault(row.metric, {})[row.method] = row.mean
+            levels.setdefault(panel, {})[row.method] = row.mean
         elif point.option == option:
-            line = lines.setdefault(row.metric, {}).setdefault(point.family, _Line())
+            line = lines.setdefault(panel, {}).setdefault(point.family, _Line())
             line.values.append(point.value)
             line.means.append(row.mean)
             line.halves.append(row.ci95 or 0.0)
