@@ -1,0 +1,1 @@
+"""Sinh-arcsinh flows, a partition, a mixture, a task and a metric for flowzoo."""
