@@ -12,8 +12,8 @@ CEF = PluginSpec(
     capabilities={
         "conditional": True,
         "charts": True,
-        "packable": "where the flow beneath is",
-        "fast": "as the flow beneath",
+        "packable": True,  # this and the next with the default flow beneath
+        "fast": "both",
         "injective": True,
         "conformal": True,
         "min_features": 2,
