@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from flowzoo import BaseFlow, Step
 from torch import Tensor
+
+from flowzoo import BaseFlow, Step
 
 
 class _Shape(NamedTuple):

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
+
 from flowzoo import BaseFlow, Evaluation, Mixture, Partitioner, Stage, build_part
 from flowzoo.training import TrainingOptions
 from flowzoo.validation import check_rows
-from torch import Tensor
 
 _TRAINING = {"epochs": 50, "lr": 1e-2, "batch_size": 128}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from flowzoo import Partitioner, Stage
 from torch import Tensor
+
+from flowzoo import Partitioner, Stage
 
 
 class Slabs(Partitioner):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from flowzoo import Evaluation, Splits, Task
 from flowzoo.validation import check_rows
-from torch import Tensor
 
 
 class SinhNormal(Task):

@@ -1,10 +1,10 @@
 """The conformance suite on every plugin of this distribution, and what is known of them alone."""
 
-import flowzoo
 import torch
-from flowzoo.testing import parametrize_with_checks
-
 from flowzoo_sinh.plugin import ATLAS, FLOW, NORMAL, SLABS
+
+import flowzoo
+from flowzoo.testing import parametrize_with_checks
 
 
 @parametrize_with_checks([FLOW, SLABS, ATLAS, NORMAL], level="quick")
