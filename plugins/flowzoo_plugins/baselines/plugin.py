@@ -73,7 +73,7 @@ GLOBAL = PluginSpec(
     target="flowzoo_plugins.baselines.global_flow:GlobalFlow",
     capabilities={
         "evaluations": {"exact": "exact, lebesgue"},
-        "with an injection": {
+        "injections": {
             "evaluations": {
                 "thickened": "exact, lebesgue",
                 "manifold": "exact, surface(dim=d, learned)",

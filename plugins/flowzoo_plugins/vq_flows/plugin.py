@@ -14,6 +14,10 @@ VQ = PluginSpec(
         "charts": True,
         "sample_and_log_prob": True,
         "embed": ["sample", "mean", "argmax"],
+        "injections": {
+            "evaluations": {"manifold": "exact, surface(dim=d, learned), one chart a point"},
+            "methods": ["reconstruct"],
+        },
         "assign": True,
     },
     check_options={
