@@ -38,6 +38,18 @@ def global_state() -> dict[str, Any]:
     }
 
 
+@contextmanager
+def own_streams() -> Iterator[None]:
+    """Put the global random streams of torch, numpy and python back afterwards."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs."""
     return [name for name, value in before.items() if after.get(name) != value]
@@ -46,6 +58,8 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 @contextmanager
 def untouched(what: str, *arguments: Tensor | None) -> Iterator[None]:
     """Raise CheckFailed if the block changes global state or one of ``arguments``."""
+    # off any state that a seed gives, so that a plugin that seeds again is seen
+    torch.rand(1), random.random(), np.random.random()
     before = global_state()
     copies = [None if a is None else a.detach().clone() for a in arguments]
     yield

@@ -63,6 +63,31 @@ def dtypes(subject: Subject) -> None:
                 if value.is_floating_point():
                     apart = difference(answers[F32][name], value)
                     require(apart <= 1e-2, f"{name}: float32 differs from float64 by {apart:.3g}")
+            _computes_in_float64(subject, case, answers[F64])
+
+
+def _computes_in_float64(subject: Subject, case: Case, answers: dict[str, Tensor]) -> None:
+    """A change of the input that float32 cannot hold must show in float64's output."""
+    model = instance(subject, case)
+    inputs = inputs_for(model, case)
+    large, small = (
+        probe(model, {n: _scaled(v, 1.0 + step) for n, v in inputs.items()})
+        for step in (1e-3, 1e-10)
+    )
+    for name, value in answers.items():
+        moves = large[name] != value
+        seen = int((moves & (small[name] != value)).sum())
+        require(
+            2 * seen >= int(moves.sum()),
+            f"{name}: {int(moves.sum()) - seen} of {int(moves.sum())} numbers do not see a change of "
+            "the input by 1e-10 of itself: part of it is computed in less than float64",
+        )
+
+
+def _scaled(value: Tensor | None, factor: float) -> Tensor | None:
+    if value is None or not value.is_floating_point():
+        return value
+    return value * factor
 
 
 def meta_device(subject: Subject) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from flowzoo.testing.isolation import own_streams
 from flowzoo.testing.outcome import GOOD, Check, CheckFailed, NotApplicable, Status
 
 SEED = 20_220_311
@@ -85,7 +86,7 @@ def run_check(check: Check) -> Result:
     error: BaseException | None = None
     try:
         # eval-mode warnings of other libraries are not what is checked
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with own_streams(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(SEED)
             check.run(check.subject)

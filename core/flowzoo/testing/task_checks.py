@@ -61,8 +61,8 @@ def seeds(subject: Subject) -> None:
         require(same, "splits: declared fixed, and differ from seed to seed")
     else:
         require(not same, "splits: ignores the seed, and fixed_splits is not declared")
-    splits.train.zero_()  # what a caller does to its copy is not seen by the next
-    require(torch.equal(task.splits(0).train, again.train), "splits: hands out its own storage")
+    task.splits(0).train.zero_()  # what a caller does to its copy is not seen by the next
+    require(torch.equal(task.splits(0).train, splits.train), "splits: hands out its own storage")
 
 
 def rows_are_distinct(subject: Subject) -> None:
