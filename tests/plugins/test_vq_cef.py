@@ -333,18 +333,30 @@ def test_packed_training_equals_training_alone(options):
             )
 
 
-def test_placement_looks_at_the_charts_in_eval_mode():
-    """A partitioner with batch-norm assigns rows by its running statistics, in any batch."""
-    partitioner = {"name": "vq-autoencoder", "num_charts": 4, "hidden": [8, 8]}
-    m = untrained(partitioner=partitioner).train()
-    x = circle(300)
+class Moody(Centres):
+    """Assigns rows otherwise while it trains, as batch-norm makes an encoder do."""
+
+    def _distances(self, x):
+        distances = super()._distances(x)
+        return distances.flip(1) if self.training else distances
+
+
+@pytest.mark.parametrize("name", ["embedding", "thickness"])
+def test_closed_forms_see_the_charts_in_eval_mode(name):
+    m = untrained(partitioner=Moody(centres(4)), condition="code").train()
+    x = points(300)
     stages = {stage.name: stage for stage in m.stages()}
     stages["embedding"].prepare(x, x, seeded())
+    stages[name].prepare(x, x, seeded())
     assert m.training and m.partitioner.training
     chart = m.eval().assign(x)
-    k = int(chart.bincount().argmax())
-    offset = injection(m).embedding.shift.offset[k]
-    torch.testing.assert_close(offset, x[chart == k].mean(dim=0))
+    assert (chart.bincount(minlength=4) >= 4).all()
+    for k in range(4):
+        own = x[chart == k]
+        torch.testing.assert_close(injection(m).embedding.shift.offset[k], own.mean(dim=0))
+        if name == "thickness":  # what PCA leaves
+            least = torch.linalg.eigvalsh(torch.cov(own.mT, correction=0))[0]
+            torch.testing.assert_close(m.flow.base.log_thickness[k], 0.5 * least.log())
 
 
 def test_runs_on_meta():
