@@ -274,7 +274,7 @@ FAULTS = [
     Fault("statistics replaced, not updated", FLOW, "packed", layers.InvertibleBatchNorm,
           "_encode", replaced_buffer),
     Fault("context ignored", FLOW, "context", COUPLING, "_move",
-          lambda right: lambda self, moved, inputs, inverse: right(self, moved, 0 * inputs, inverse)),
+          lambda right: lambda self, moved, inputs, *rest: right(self, moved, 0 * inputs, *rest)),
     Fault("parameter never used", FLOW, "gradients", COUPLING, "__init__",
           after_init(unused_parameter)),
     Fault("gradients overflow far from the data", FLOW, "gradients", COUPLING, "_move",

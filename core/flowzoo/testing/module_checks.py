@@ -79,8 +79,8 @@ def _computes_in_float64(subject: Subject, case: Case, answers: dict[str, Tensor
         seen = int((moves & (small[name] != value)).sum())
         require(
             2 * seen >= int(moves.sum()),
-            f"{name}: {int(moves.sum()) - seen} of {int(moves.sum())} numbers do not see a change of "
-            "the input by 1e-10 of itself: part of it is computed in less than float64",
+            f"{name}: {int(moves.sum()) - seen} of {int(moves.sum())} numbers do not see a change "
+            "of the input by 1e-10 of itself: part of it is computed in less than float64",
         )
 
 
