@@ -64,10 +64,14 @@ class ZukoTransform(BaseFlow):
         self.transform = transform
 
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
+        if len(x) == 0:  # zuko's reshapes cannot place zero rows
+            return Step(x.clone(), x.sum(dim=1))
         z, log_abs_det = self.transform(context).call_and_ladj(x)
         return Step(z, log_abs_det)
 
     def _decode(self, z: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:
+        if len(z) == 0:
+            return Step(z.clone(), z.sum(dim=1))
         transform = self.transform(context)
         x, log_abs_det = transform.inv.call_and_ladj(z)
         return Step(x, -log_abs_det)
