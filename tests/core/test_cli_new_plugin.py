@@ -184,3 +184,14 @@ def test_it_is_green_from_the_start(kind: NewKind, outside: tuple[Outside, Path]
     rows = installed.bench("experiment.toml", "--replicates", "1", folder=folder)
     assert any(name in where for where in rows)
     assert all("test_log_likelihood" in metrics for metrics in rows.values()) and len(rows) == 3
+
+
+def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom flowzoo.cli import main\n"
+        f"code = main(['new-plugin', 'mine', '--kind', 'task', '--dir', {str(tmp_path)!r}])\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

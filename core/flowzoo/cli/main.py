@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from flowzoo._version import __version__
 from flowzoo.catalogue import entries
+from flowzoo.cli.check import check
 from flowzoo.cli.cite import cite
 from flowzoo.cli.doctor import doctor
 from flowzoo.cli.info import info
@@ -43,6 +44,7 @@ def command() -> Any:
     app.callback()(_root)
     app.command("list")(list_plugins)
     app.command("info")(info)
+    app.command("check")(check)
     app.command("cite")(cite)
     app.command("doctor")(doctor)
     app.command("new-plugin")(new_plugin)
