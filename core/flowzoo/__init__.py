@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowzoo.interfaces import BaseFlow as BaseFlow
     from flowzoo.interfaces import Direction as Direction
     from flowzoo.interfaces import Evaluation as Evaluation
+    from flowzoo.interfaces import Injection as Injection
     from flowzoo.interfaces import Likelihood as Likelihood
     from flowzoo.interfaces import Measure as Measure
     from flowzoo.interfaces import Metric as Metric
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "flowzoo.interfaces": (
-        "EXACT LEBESGUE LOWER_BOUND BaseFlow Direction Evaluation Likelihood Measure Metric "
-        "MetricValue Mixture ParameterGroup Partitioner Prior Splits Stage Step Task Trained"
+        "EXACT LEBESGUE LOWER_BOUND BaseFlow Direction Evaluation Injection Likelihood Measure "
+        "Metric MetricValue Mixture ParameterGroup Partitioner Prior Splits Stage Step Task Trained"
     ),
     "flowzoo.plugin": "API PluginSpec",
     "flowzoo.registry": "PluginError build build_part entries load register",
