@@ -83,13 +83,13 @@ def build_knots(raw: Tensor, shape: SplineShape) -> Knots:
         >>> build_knots(torch.zeros(1, 11), SplineShape(num_bins=4, tail_bound=2.0)).widths[:, 0, 0]
         tensor([1., 1., 1., 1.])
     """
-    bins = shape.num_bins
+    bins, columns = shape.num_bins, raw.shape[1] // shape.outputs
     # one copy here is cheaper than strided rows in all that follows
-    blocks = raw.unflatten(1, (shape.outputs, -1)).movedim(1, 0).contiguous()
-    sizes, slopes = blocks.split([2 * bins, bins - 1])
+    blocks = raw.reshape(len(raw), shape.outputs, columns).movedim(1, 0).contiguous()
+    sizes, slopes = torch.split(blocks, [2 * bins, bins - 1])
     side = 2.0 * shape.tail_bound
     free = 1.0 - bins * shape.min_bin_size
-    sizes = sizes.unflatten(0, (2, bins)).softmax(dim=1) * (side * free)
+    sizes = sizes.reshape(2, bins, len(raw), columns).softmax(dim=1) * (side * free)
     widths, heights = (sizes + side * shape.min_bin_size).unbind(0)
     scale = (1.0 - shape.min_derivative) / math.log(2.0)
     return Knots(widths, heights, F.softplus(slopes) * scale + shape.min_derivative)
