@@ -18,7 +18,7 @@ from flowzoo.testing.instances import flow_at_work, trained
 from flowzoo.testing.isolation import untouched
 from flowzoo.testing.numerics import F32, F64, difference
 from flowzoo.testing.outcome import CheckFailed, NotApplicable, require
-from flowzoo.testing.probe import Inputs, inputs_for, probe
+from flowzoo.testing.probe import Inputs, inputs_for, probe, settled
 from flowzoo.testing.subject import Case, Subject, trying
 
 
@@ -59,11 +59,12 @@ def dtypes(subject: Subject) -> None:
                 for name, value in answers[dtype].items():
                     wrong = value.is_floating_point() and value.dtype != dtype
                     require(not wrong, f"{name}: expected {dtype}, got {value.dtype}")
-            for name, value in answers[F64].items():
+            steady = settled(model.double(), answers[F64], inputs_for(model, case))
+            for name, value in steady.items():
                 if value.is_floating_point():
                     apart = difference(answers[F32][name], value)
                     require(apart <= 1e-2, f"{name}: float32 differs from float64 by {apart:.3g}")
-            _computes_in_float64(subject, case, answers[F64])
+            _computes_in_float64(subject, case, steady)
 
 
 def _computes_in_float64(subject: Subject, case: Case, answers: dict[str, Tensor]) -> None:
@@ -117,7 +118,7 @@ def other_device(subject: Subject) -> None:
         with trying(case):
             model = instance(subject, case)
             inputs = inputs_for(model, case)
-            expected = probe(model, inputs)
+            expected = settled(model, probe(model, inputs), inputs)
             moved = {n: None if v is None else v.to(subject.device) for n, v in inputs.items()}
             _compare(
                 {n: v.cpu() for n, v in probe(model.to(subject.device), moved).items()},

@@ -16,6 +16,7 @@ from flowzoo.testing.numerics import F32, F64, SAME, close, finite, moons
 from flowzoo.testing.outcome import require
 from flowzoo.testing.refusals import refuses
 from flowzoo.testing.subject import Subject, trying
+from flowzoo.testing.training_checks import stage_gradients
 
 
 def builds(subject: Subject) -> None:
@@ -126,8 +127,6 @@ def packs(subject: Subject) -> None:
 
 def gradients(subject: Subject) -> None:
     """Every stage with a loss gives its parameters finite gradients."""
-    from flowzoo.testing.mixture_checks import stage_gradients
-
     for features in subject.sizes():
         with trying(f"D={features}"):
             charts = trained(subject, features)

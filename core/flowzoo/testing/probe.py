@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowzoo.interfaces import BaseFlow, Mixture, Partitioner, Prior
 from flowzoo.testing.instances import flow_inputs
-from flowzoo.testing.numerics import F64, moons, rows
+from flowzoo.testing.numerics import F64, difference, moons, rows
 from flowzoo.testing.subject import Case
 
 NUM = 6
@@ -29,7 +29,7 @@ def inputs_for(instance: Any, case: Case, dtype: torch.dtype = F64) -> Inputs:
 
 
 def probe(instance: Any, inputs: Inputs) -> dict[str, Tensor]:
-    """Everything the instance says about ``inputs``, without randomness of its own."""
+    """Everything the instance says about ``inputs``; what it draws comes from a fixed seed."""
     for kind, ask in _ASK:
         if isinstance(instance, kind):
             with torch.no_grad():
@@ -66,12 +66,31 @@ def _ask_mixture(mixture: Any, inputs: Inputs) -> dict[str, Tensor]:
     return {f"log_prob[{name}]": scores(mixture, inputs["x"], name) for name in mixture.evaluations}
 
 
+def settled(instance: Any, answers: dict[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+    """The answers that draw nothing: those that must agree across dtypes and devices."""
+    if not isinstance(instance, Mixture):
+        return answers
+    x = inputs["x"]
+    return {
+        key: value
+        for name in instance.evaluations
+        for key, value in answers.items()
+        if key == f"log_prob[{name}]" and x is not None and not is_random(instance, x, name)
+    }
+
+
 def scores(mixture: Mixture, x: Any, evaluation: str, seed: int = 0) -> Tensor:
     """log p(x) with the randomness an evaluation may need taken from ``seed``."""
     generator = None
     if x.device.type != "meta":
         generator = torch.Generator(x.device).manual_seed(seed)
     return mixture.log_prob(x, evaluation=evaluation, generator=generator)
+
+
+def is_random(model: Mixture, x: Tensor, name: str) -> bool:
+    """Whether the evaluation's numbers depend on the generator."""
+    with torch.no_grad():
+        return difference(scores(model, x, name, 1), scores(model, x, name, 2)) > 0.0
 
 
 _ASK: tuple[tuple[type, Callable[[Any, Inputs], dict[str, Tensor]]], ...] = (

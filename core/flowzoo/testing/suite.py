@@ -21,6 +21,7 @@ from flowzoo.testing import (
     property_checks,
     spec_checks,
     task_checks,
+    training_checks,
 )
 from flowzoo.testing.outcome import LEVELS, Check, Level
 from flowzoo.testing.run import Report, Result, run_all
@@ -93,7 +94,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
     "mixture": (
         *_SPEC,
         _Named("build", mixture_checks.builds),
-        _Named("training", mixture_checks.trains),
+        _Named("training", training_checks.trains),
         _Named("log-prob", mixture_checks.log_probs),
         _Named("bad-input", mixture_checks.refuses_bad_input),
         _Named("rows-independent", mixture_checks.rows_independent),
@@ -103,10 +104,10 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("samples-follow-density", mixture_checks.samples_follow_density),
         _Named("sample-and-log-prob", mixture_checks.sample_scores_agree),
         _Named("capabilities", mixture_checks.capabilities_work),
-        _Named("gradients", mixture_checks.gradients),
-        _Named("packed", mixture_checks.packs),
-        _Named("learning", mixture_checks.beats_a_gaussian, "full"),
-        _Named("resume", mixture_checks.resumes, "full"),
+        _Named("gradients", training_checks.gradients),
+        _Named("packed", training_checks.packs),
+        _Named("learning", training_checks.beats_a_gaussian, "full"),
+        _Named("resume", training_checks.resumes, "full"),
         _Named("properties", property_checks.mixture_properties, "full"),
         *_MODULE,
     ),
