@@ -68,6 +68,8 @@ def builds(subject: Subject) -> None:
 
 def declares(subject: Subject) -> None:
     """Its capabilities are what its instances do."""
+    if subject.given is not None:
+        raise NotApplicable("capabilities speak of the usual options")
     flow = subject.make(features=subject.sizes()[-1])
     for name, found in (("fast", flow.fast), ("packable", _packable(flow))):
         declared = subject.capabilities.get(name, found)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from flowzoo.plugin import PluginSpec
 from flowzoo.testing.outcome import Check, Level, NotApplicable
 from flowzoo.testing.suite import checks
 
-Plugin = PluginSpec | type | tuple[str, str]
+Plugin = PluginSpec | type | tuple[str, str] | tuple[str, str, Mapping[str, Any]]
 
 
 def parametrize_with_checks(
@@ -21,7 +21,7 @@ def parametrize_with_checks(
     declared failure that passes fails the test.
 
     Args:
-        plugins: specs, classes or (kind, name) pairs.
+        plugins: specs, classes, (kind, name), or (kind, name, keywords of ``checks``).
         level: ``quick`` or ``full``.
 
     Example:
@@ -31,20 +31,20 @@ def parametrize_with_checks(
     """
     import pytest
 
-    found = [
-        check
-        for plugin in plugins
-        for check in (
-            checks(*plugin, level=level)
-            if isinstance(plugin, tuple)
-            else checks(plugin, level=level)
-        )
-    ]
+    found = [check for plugin in plugins for check in _checks_of(plugin, level)]
     cases = [
         pytest.param(_Skipping(check), id=f"{check.subject.kind}-{check.subject.name}-{check.name}")
         for check in found
     ]
     return pytest.mark.parametrize("check", cases)
+
+
+def _checks_of(plugin: Plugin, level: Level) -> Iterator[Check]:
+    if not isinstance(plugin, tuple):
+        return checks(plugin, level=level)
+    kind, name, *rest = plugin
+    keywords: dict[str, Any] = {"level": level, **dict(*rest)}
+    return checks(kind, name, **keywords)
 
 
 class _Skipping:

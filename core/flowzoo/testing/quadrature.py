@@ -87,7 +87,7 @@ def integrate(
     *,
     dtype: torch.dtype = F64,
     tolerance: float = 1e-3,
-    seconds: float = 15.0,
+    seconds: float = 6.0,
 ) -> tuple[Tensor, float]:
     """Cell masses on ever finer grids until the total settles, and by how much it last moved.
 
@@ -95,7 +95,7 @@ def integrate(
         log_prob: log-density of rows (N, D).
         grid: where to look.
         dtype: what ``log_prob`` is asked in.
-        tolerance: a total that moves by less than a quarter of it has settled.
+        tolerance: cells that together move by less than half of it have settled.
         seconds: no finer grid is begun that would take longer than this.
     """
     n = 512 if grid.features == 1 else 128
@@ -107,6 +107,6 @@ def integrate(
         took = time.perf_counter() - began
         moved = float((finer - masses).abs().sum())
         masses = finer
-        settled = moved < tolerance / 4
+        settled = moved < tolerance / 2
         if settled or 2 * n > _FINEST[grid.features] or took * 2**grid.features > seconds:
             return masses, moved

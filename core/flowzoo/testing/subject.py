@@ -59,6 +59,8 @@ class Subject:
         module: module that holds the spec; empty when unknown.
         level: how much is tried.
         device: where else the plugin must run, e.g. ``cuda``; None for nowhere else.
+        given: options of a small instance, instead of the spec's.
+        asked: numbers of columns to try, instead of what the plugin declares.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Subject:
     level: Level = "quick"
     device: str | None = None
     given: Mapping[str, Any] | None = None
+    asked: tuple[int, ...] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -102,6 +105,8 @@ class Subject:
 
     def sizes(self) -> list[int]:
         """The numbers of columns to try."""
+        if self.asked is not None:
+            return list(self.asked)
         declared: Sequence[int] | int | None = self.capabilities.get("features")
         tried = (declared,) if isinstance(declared, int) else declared or GRID
         return [d for d in tried if d >= self.least_features()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flowzoo import registry
@@ -149,6 +149,7 @@ def checks(
     *,
     level: Level = "quick",
     options: Mapping[str, Any] | None = None,
+    sizes: Sequence[int] | None = None,
     device: str | None = None,
 ) -> Iterator[Check]:
     """The named checks of one plugin, in the order they run.
@@ -158,6 +159,7 @@ def checks(
         name: the plugin's name, or ``distribution:name``; a prior's name for kind ``prior``.
         level: ``quick``, or ``full`` with the slow ones.
         options: options of a small instance, instead of the spec's ``check_options``.
+        sizes: numbers of columns to try, instead of 1, 2, 3 and 5.
         device: a second device the plugin must run on, e.g. ``"cuda"``.
 
     Raises:
@@ -171,7 +173,7 @@ def checks(
     """
     if level not in LEVELS:
         raise ValueError(f"level: expected one of {LEVELS}, got {level!r}")
-    subject = _subject(plugin, name, level, options, device)
+    subject = _subject(plugin, name, level, options, sizes, device)
     failing = {} if subject.spec is None else subject.spec.expected_failed_checks
     for named in _checks_of(subject.kind):
         if named.level == "full" and level == "quick":
@@ -185,6 +187,7 @@ def run_checks(
     *,
     level: Level = "quick",
     options: Mapping[str, Any] | None = None,
+    sizes: Sequence[int] | None = None,
     device: str | None = None,
     deselect: tuple[str, ...] = (),
     on_result: Callable[[Result], None] | None = None,
@@ -192,7 +195,7 @@ def run_checks(
     """Run the checks of one plugin; see ``checks`` for the arguments.
 
     Args:
-        plugin, name, level, options, device: as for ``checks``.
+        plugin, name, level, options, sizes, device: as for ``checks``.
         deselect: names of checks to leave out.
         on_result: called with each result as it comes.
 
@@ -203,7 +206,7 @@ def run_checks(
         >>> run_checks("prior", "standard-normal").ok
         True
     """
-    chosen = list(checks(plugin, name, level=level, options=options, device=device))
+    chosen = list(checks(plugin, name, level=level, options=options, sizes=sizes, device=device))
     subject = chosen[0].subject
     for unwanted in deselect:
         if unwanted not in check_names(subject.kind):
@@ -231,6 +234,7 @@ def _subject(
     name: str | None,
     level: Level,
     options: Mapping[str, Any] | None,
+    sizes: Sequence[int] | None,
     device: str | None,
 ) -> Subject:
     """What the checks are to look at."""
@@ -270,4 +274,5 @@ def _subject(
         level=level,
         device=device,
         given=options,
+        asked=None if sizes is None else tuple(sizes),
     )

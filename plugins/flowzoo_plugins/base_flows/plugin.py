@@ -165,6 +165,10 @@ NORMFLOWS_REALNVP = PluginSpec(
     capabilities={"conditional": False, "packable": False, "fast": "both"},
     paper=_REALNVP_PAPER,
     bibtex=_REALNVP_BIBTEX,
+    expected_failed_checks={
+        "registered-tensors": "normflows keeps a second copy of each mask outside the buffers",
+        "gradients": "normflows' log-scales have no bound and overflow far from the data",
+    },
     check_options=_SMALL,
 )
 
