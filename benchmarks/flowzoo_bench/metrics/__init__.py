@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowzoo_bench.metrics.log_likelihood import LogLikelihood as LogLikelihood
-    from flowzoo_bench.metrics.reconstruction_error import (
-        ReconstructionError as ReconstructionError,
-    )
     from flowzoo_bench.metrics.sample_kde import SampleKDE as SampleKDE
     from flowzoo_bench.metrics.statistics import Interval as Interval
     from flowzoo_bench.metrics.statistics import mean_and_t_interval as mean_and_t_interval
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
 _HOME = {
     "Interval": "statistics",
     "LogLikelihood": "log_likelihood",
-    "ReconstructionError": "reconstruction_error",
     "SampleKDE": "sample_kde",
     "SupportDistance": "support_distance",
     "Throughput": "throughput",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowzoo.interfaces.measure import Evaluation
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
+from flowzoo_bench.metrics.reconstruction import reconstruction_error
 from flowzoo_bench.metrics.rows import LN2, count_non_finite, row_mean
 
 _log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ class LogLikelihood(Metric):
       not finite either.
 
     A density against a surface the model has learned has direction ``none``: a worse projection can
-    raise it, and no two models share the surface, so it ranks nothing; ``reconstruction_error`` is
-    its other half. On standardised data such a density is not known in original units (that would
+    raise it, and no two models share the surface, so it ranks nothing. It comes with its other
+    half, ``reconstruction_error``, the root mean squared distance of the rows to that surface. On standardised data such a density is not known in original units (that would
     take the stretch of the surface, row by row): where it is not the default evaluation it is left
     out, with a warning in the log; as the default it is an error.
 
@@ -82,7 +83,7 @@ class LogLikelihood(Metric):
             suffix = "" if index == 0 else f"[{name}]"
             scores = scores.detach().to("cpu", torch.float64)
             values += self._values(suffix, evaluation, scores, oracle, trained)
-        return values
+        return values + reconstruction_error(trained)
 
     def _values(
         self,

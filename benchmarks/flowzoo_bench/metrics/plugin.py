@@ -7,14 +7,8 @@ from flowzoo.plugin import PluginSpec
 LOG_LIKELIHOOD = PluginSpec(
     "metric",
     "log-likelihood",
-    "Mean test log-likelihood of every evaluation, gap to the oracle, bits per dimension",
+    "Mean test log-likelihood of every evaluation, gap to the oracle, reconstruction error",
     "flowzoo_bench.metrics.log_likelihood:LogLikelihood",
-)
-RECONSTRUCTION_ERROR = PluginSpec(
-    "metric",
-    "reconstruction-error",
-    "Distance of the data to a model's manifold, beside the log-likelihood on it",
-    "flowzoo_bench.metrics.reconstruction_error:ReconstructionError",
 )
 SAMPLE_KDE = PluginSpec(
     "metric",
