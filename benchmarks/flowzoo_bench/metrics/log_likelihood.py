@@ -34,9 +34,10 @@ class LogLikelihood(Metric):
 
     A density against a surface the model has learned has direction ``none``: a worse projection can
     raise it, and no two models share the surface, so it ranks nothing. It comes with its other
-    half, ``reconstruction_error``, the root mean squared distance of the rows to that surface. On standardised data such a density is not known in original units (that would
-    take the stretch of the surface, row by row): where it is not the default evaluation it is left
-    out, with a warning in the log; as the default it is an error.
+    half, ``reconstruction_error``, the root mean squared distance of the rows to that surface. On
+    standardised data such a density is not known in original units (that would take the stretch of
+    the surface, row by row): where it is not the default evaluation it is left out, with a warning
+    in the log; as the default it is an error.
 
     Args:
         all_evaluations: also score the evaluations that are not the default.
