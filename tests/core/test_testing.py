@@ -1,0 +1,353 @@
+"""The conformance suite itself: its three doors, its verdicts, its quadrature."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowzoo
+import flowzoo.registry
+from flowzoo.catalogue import PluginError
+from flowzoo.cli.main import main
+from flowzoo.interfaces import BaseFlow, Step
+from flowzoo.plugin import PluginSpec
+from flowzoo.priors import StandardNormal
+from flowzoo.testing import (
+    CheckFailed,
+    NotApplicable,
+    check_names,
+    checks,
+    everything,
+    parametrize_with_checks,
+    run_checks,
+)
+from flowzoo.testing.distribution import check_counts, check_mass, draws_follow
+from flowzoo.testing.outcome import Check
+from flowzoo.testing.quadrature import CELLS, Grid, cell_masses, integrate
+from flowzoo.testing.run import run_check
+from flowzoo.testing.strategies import batches, tensors
+from flowzoo.testing.subject import Case, Subject
+
+FLOW = """
+import torch
+from torch import nn
+from flowzoo.interfaces import BaseFlow, Step
+
+class Thing(BaseFlow):
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.log_scale = nn.Parameter(torch.zeros(features))
+    def _encode(self, x, context, chart):
+        return Step(x * self.log_scale.exp(), {volume})
+    def _decode(self, z, context, chart):
+        return Step(z * (-self.log_scale).exp(), self.log_scale.sum().expand(len(z)))
+"""
+RIGHT, WRONG = "self.log_scale.sum().expand(len(x))", "x.new_zeros(len(x))"
+BROKEN = {"same-volume", "jacobian", "normalised"}
+
+
+class Shift(BaseFlow):
+    """A flow that is no plugin."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.offset = torch.nn.Parameter(torch.zeros(features))
+
+    def _encode(self, x, context, chart):
+        return Step(x - self.offset, x.new_zeros(len(x)))
+
+    def _decode(self, z, context, chart):
+        return Step(z + self.offset, z.new_zeros(len(z)))
+
+
+def check_of(run, reason=""):
+    return Check("named", Subject("base-flow", "shift", Shift, Shift), run, reason)
+
+
+def raising(error):
+    def run(subject):
+        raise error
+
+    return run
+
+
+# verdicts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "run, reason, status",
+    [
+        (lambda subject: None, "", "passed"),
+        (raising(CheckFailed("too far")), "", "failed"),
+        (raising(KeyError("gone")), "", "failed"),
+        (raising(SystemExit(3)), "", "failed"),
+        (raising(NotApplicable("no density")), "", "skipped"),
+        (raising(CheckFailed("too far")), "as its paper has it", "expected failure"),
+        (raising(KeyError("gone")), "as its paper has it", "expected failure"),
+        (lambda subject: None, "as its paper has it", "unexpected pass"),
+        (raising(NotApplicable("no density")), "as its paper has it", "skipped"),
+    ],
+)
+def test_verdicts(run, reason, status):
+    check = check_of(run, reason)
+    result = run_check(check)
+    assert result.status == status and result.name == "named"
+    assert result.ok == (status in ("passed", "skipped", "expected failure"))
+    if status != "passed":
+        assert result.message
+    if status == "skipped":
+        with pytest.raises(NotApplicable, match="no density"):
+            check()
+    elif result.ok:
+        check()
+    else:
+        with pytest.raises(CheckFailed, match="base-flow shift: named"):
+            check()
+
+
+def test_a_crash_says_what_and_where():
+    result = run_check(check_of(raising(KeyError("gone"))))
+    assert "KeyError" in result.message and "test_testing.py" in result.message
+
+
+def test_checks_leave_the_random_streams_alone():
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    assert run_check(check_of(lambda subject: torch.manual_seed(1))).status == "passed"
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+# doors --------------------------------------------------------------------------------------------
+
+
+def test_names_are_unique_and_of_every_kind():
+    for kind in ("base-flow", "prior", "partitioner", "mixture", "task", "metric", "command"):
+        names = check_names(kind)
+        assert len(names) == len(set(names)) > 0
+    with pytest.raises(PluginError, match="unknown kind 'flows'"):
+        check_names("flows")
+
+
+def test_full_adds_to_quick():
+    quick = [check.name for check in checks("mixture", "gaussian")]
+    full = [check.name for check in checks("mixture", "gaussian", level="full")]
+    assert [name for name in full if name in quick] == quick
+    assert {"learning", "resume", "properties"} == set(full) - set(quick)
+    with pytest.raises(ValueError, match="level: expected one of"):
+        list(checks("mixture", "gaussian", level="slow"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, name, only",
+    [
+        ("mixture", "vq", ("learning", "resume", "properties")),
+        ("mixture", "gmm", ("learning", "properties")),
+        ("base-flow", "nsf-coupling", ("properties",)),
+        ("base-flow", "cef", ("properties",)),
+    ],
+)
+def test_full_level_of_some_built_ins(kind, name, only):
+    for check in checks(kind, name, level="full"):
+        if check.name in only:
+            result = run_check(check)
+            assert result.status == "passed", result
+
+
+def test_a_class_and_a_spec_that_are_not_installed():
+    report = run_checks(Shift)
+    assert report.ok, report.failures
+    assert {r.name for r in report.results if r.status == "skipped"} >= {"spec", "save-load"}
+    assert run_checks(StandardNormal).kind == "prior"
+    spec = PluginSpec("base-flow", "shift", "Adds a constant", f"{Shift.__module__}:Shift")
+    found = {result.name: result for result in run_checks(spec).results}
+    assert found["round-trip"].status == "passed"
+    with pytest.raises(TypeError, match="plugin: expected a kind and a name, a spec or a class"):
+        list(checks("base-flow"))
+    with pytest.raises(PluginError):
+        list(checks(dict))
+
+
+def test_a_class_registered_in_the_process():
+    with flowzoo.register(Shift, name="my-shift"):
+        assert run_checks("base-flow", "my-shift", deselect=("dtypes",)).ok
+        assert ("base-flow", "my-shift") in everything()
+    with pytest.raises(ValueError, match="deselect: expected some of"):
+        run_checks("base-flow", "realnvp", deselect=("no such",))
+
+
+def test_options_and_sizes_of_ones_own():
+    (build,) = [c for c in checks("base-flow", "realnvp", sizes=(4,)) if c.name == "build"]
+    assert [case.features for case in build.subject.cases()] == [4, 4]
+    assert build.subject.options["layers"] == 2
+    (build,) = [
+        c for c in checks("base-flow", "realnvp", options={"layers": 1}) if c.name == "build"
+    ]
+    assert len(build.subject.make(features=2).layers()) == 1
+
+
+def test_expected_failures_are_strict(site):
+    site.target(
+        site.plugin("one", kind="base-flow", extra="expected_failed_checks={'layers': 'why not'}"),
+        FLOW.format(volume=RIGHT),
+    )
+    site.target(
+        site.plugin(
+            "two",
+            "other",
+            kind="base-flow",
+            extra=f"expected_failed_checks={dict.fromkeys(BROKEN, 'ours')}",
+        ),
+        FLOW.format(volume=WRONG),
+    )
+    site.target(
+        site.plugin("three", "third", kind="base-flow", extra="expected_failed_checks={'x': 'y'}"),
+        FLOW.format(volume=RIGHT),
+    )
+    flowzoo.registry.refresh()
+    only = tuple(set(check_names("base-flow")) - BROKEN - {"layers", "spec"})
+    one, two, three = (
+        run_checks("base-flow", name, deselect=only) for name in ("thing", "other", "third")
+    )
+    assert [r.status for r in one.failures] == ["unexpected pass"]
+    assert {r.name for r in two.results if r.status == "expected failure"} == BROKEN
+    assert two.ok
+    assert [r.name for r in three.failures] == ["spec"]
+    assert "unknown 'x'" in three.failures[0].message
+
+
+def test_command(site, capsys):
+    site.target(site.plugin("good", kind="base-flow"), FLOW.format(volume=RIGHT))
+    site.target(site.plugin("bad", "wrong", kind="base-flow"), FLOW.format(volume=WRONG))
+    flowzoo.registry.refresh()
+    assert main(["check", "base-flow", "good:thing"]) == 0
+    shown = capsys.readouterr().out
+    assert "ok     round-trip" in shown and "save-load" in shown and "1 checked" in shown
+    assert main(["check", "base-flow", "wrong", "--json"]) == 1
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["kind"], report["name"], report["ok"]) == ("base-flow", "wrong", False)
+    assert {c["name"] for c in report["checks"] if c["status"] == "failed"} == BROKEN
+    left_out = [word for name in BROKEN for word in ("--deselect", name)]
+    assert main(["check", "base-flow", "wrong", *left_out]) == 0
+    capsys.readouterr()
+    assert main(["check", "--all", "prior"]) == 0
+    assert capsys.readouterr().out.count("prior ") == 2
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "expected KIND and NAME, or --all"),
+        (["base-flow"], "expected KIND and NAME, or --all"),
+        (["base-flow", "realnvp", "--all"], "expected KIND and NAME, or --all"),
+        (["base-flow", "realnpv"], "did you mean 'realnvp'"),
+        (["flow", "realnvp"], "unknown kind 'flow'"),
+        (["flow", "--all"], "unknown kind 'flow'"),
+        (["base-flow", "realnvp", "--level", "slow"], "level: expected one of"),
+        (["prior", "normal"], "prior: expected one of"),
+    ],
+)
+def test_bad_usage(words, said, capsys):
+    assert main(["check", *words]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_pytest_door():
+    spec = PluginSpec("base-flow", "shift", "Adds a constant", f"{Shift.__module__}:Shift")
+
+    @parametrize_with_checks([("prior", "standard-normal"), spec, Shift])
+    def test(check):
+        check()
+
+    (mark,) = test.pytestmark
+    assert mark.name == "parametrize"
+    cases = {case.id: case.values[0] for case in mark.args[1]}
+    assert {"prior-standard-normal-seeds", "base-flow-shift-round-trip"} <= set(cases)
+    cases["prior-standard-normal-seeds"]()
+    with pytest.raises(pytest.skip.Exception, match="support is all of"):
+        cases["prior-standard-normal-support"]()
+    with pytest.raises(CheckFailed, match="shift: "):
+        cases["base-flow-shift-spec"]()  # it is not installed
+
+
+# quadrature ---------------------------------------------------------------------------------------
+
+
+def normal(mean, std):
+    mean = torch.as_tensor(mean, dtype=torch.float64)
+    return torch.distributions.Independent(torch.distributions.Normal(mean, std), 1)
+
+
+@pytest.mark.parametrize("features", [1, 2])
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (50.0, 0.01), (-1e4, 3.0)])
+def test_mass_of_a_normal(features, mean, std):
+    density = normal([mean] * features, std)
+    torch.manual_seed(0)
+    grid = Grid.around(density.sample((2000,)))
+    masses, moved = integrate(density.log_prob, grid)
+    assert float(masses.sum()) == pytest.approx(1.0, abs=1e-4) and moved < 1e-3
+    # the mass left of the mean, cell by cell
+    left = masses.reshape(CELLS, -1).sum(dim=1).cumsum(0)
+    edge = -1.0 + 2.0 * 6 / CELLS
+    x = float(grid.centre[0] + grid.scale[0] * edge / (1 - edge**2))
+    expected = 0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2)))
+    assert float(left[5]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_mass_of_heavy_tails():
+    density = torch.distributions.Cauchy(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    torch.manual_seed(0)
+    grid = Grid.around(density.sample((2000, 1)))
+    masses, _ = integrate(lambda x: density.log_prob(x[:, 0]), grid)
+    assert float(masses.sum()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_two_bumps_far_apart():
+    first, second = normal([-40.0], 0.05), normal([40.0], 0.05)
+
+    def log_prob(x):
+        return torch.logaddexp(first.log_prob(x), second.log_prob(x)) - math.log(2.0)
+
+    torch.manual_seed(0)
+    draws = torch.cat([first.sample((3000,)), second.sample((3000,))])
+    draws_follow(log_prob, draws, tolerance=1e-3)
+    with pytest.raises(CheckFailed, match="do not follow"):
+        draws_follow(log_prob, torch.cat([draws, draws[:1000]]), tolerance=1e-3)
+
+
+def test_verdicts_on_masses_and_counts():
+    density = normal([0.0, 0.0], 1.0)
+    torch.manual_seed(0)
+    draws = density.sample((6000,))
+    grid = Grid.around(draws)
+    masses = cell_masses(density.log_prob, grid, 256)
+    check_mass(masses, 0.0, 1e-3)
+    check_mass(0.5 * masses, 0.0, 1e-3, bound=True)
+    for factor, bound in ((1.01, False), (0.99, False), (1.01, True)):
+        with pytest.raises(CheckFailed, match="total mass"):
+            check_mass(factor * masses, 0.0, 1e-3, bound=bound)
+    check_counts(masses, grid, draws)
+    for wrong in (1.1 * draws, draws + 0.15, draws.abs()):
+        with pytest.raises(CheckFailed, match="do not follow"):
+            check_counts(masses, grid, wrong)
+
+
+def test_a_nan_density_is_named():
+    grid = Grid.around(torch.randn(100, 1))
+    with pytest.raises(CheckFailed, match="NaN at x = "):
+        integrate(lambda x: torch.full((len(x),), torch.nan), grid)
+
+
+@given(st.data())
+def test_strategies(data):
+    case = Case(3, context=2, charts=4)
+    batch = data.draw(batches(case))
+    assert batch.rows.shape[1] == 3 and batch.context.shape == (len(batch.rows), 2)
+    assert batch.chart.dtype == torch.int64 and bool((batch.chart < 4).all())
+    assert bool(data.draw(tensors(3, 2)).isfinite().all())
+    assert data.draw(batches(Case(5), 2)).context is None
