@@ -106,7 +106,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("capabilities", mixture_checks.capabilities_work),
         _Named("gradients", training_checks.gradients),
         _Named("packed", training_checks.packs),
-        _Named("learning", training_checks.beats_a_gaussian, "full"),
+        _Named("learning", training_checks.learns_the_data, "full"),
         _Named("resume", training_checks.resumes, "full"),
         _Named("properties", property_checks.mixture_properties, "full"),
         *_MODULE,
