@@ -351,3 +351,10 @@ def test_strategies(data):
     assert batch.chart.dtype == torch.int64 and bool((batch.chart < 4).all())
     assert bool(data.draw(tensors(3, 2)).isfinite().all())
     assert data.draw(batches(Case(5), 2)).context is None
+
+
+def test_all_says_what_it_leaves_out(site, capsys):
+    site.plugin("torn", "torn", kind="executor", extra="requires=('no-such-distribution',)")
+    flowzoo.registry.refresh()
+    assert main(["check", "--all", "executor"]) == 0
+    assert "executor torn not checked, missing-deps" in capsys.readouterr().err

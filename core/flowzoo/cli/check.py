@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowzoo.catalogue import UnknownPluginError
+from flowzoo.catalogue import UnknownPluginError, entries
 
 if TYPE_CHECKING:
     from flowzoo.testing import Report, Result
@@ -59,6 +59,11 @@ def check(
                 on_result=None if as_json else _show,
             )
         )
+    if everything:
+        for entry in entries(None if kind == "prior" else kind):
+            if entry.state not in ("ready", "disabled"):
+                line = f"{entry.kind} {entry.name} not checked, {entry.state}: {entry.error}"
+                print(f"flowzoo: warning: {line}", file=sys.stderr)
     if as_json:
         typer.echo(json.dumps([report.to_json() for report in reports], indent=2))
     else:

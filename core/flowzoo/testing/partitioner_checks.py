@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from flowzoo.interfaces import Partitioner
-from flowzoo.testing.instances import Shortened, train_briefly, trained, training_data
-from flowzoo.testing.isolation import untouched
+from flowzoo.testing.instances import Shortened, trained, training_data
 from flowzoo.testing.numerics import F32, F64, SAME, close, finite, moons
 from flowzoo.testing.outcome import require
 from flowzoo.testing.refusals import refuses
@@ -32,22 +31,6 @@ def builds(subject: Subject) -> None:
             require(found == expected, f"codes: expected shape {expected}, got {found}")
     with trying("features=0"):
         refuses("features", subject.make, features=0)
-
-
-def learns(subject: Subject) -> None:
-    """Its stages end well on a small data set, equally for equal seeds, and touch nothing else."""
-    for features in subject.sizes():
-        with trying(f"D={features}"):
-            models = [subject.make(3, features=features).double() for _ in range(2)]
-            train_briefly(
-                models[0], features, seed=5
-            )  # what this imports for the first time may stay
-            with untouched("training"):
-                train_briefly(models[1], features, seed=5)
-            for (name, a), (_, b) in zip(*(m.state_dict().items() for m in models), strict=True):
-                require(torch.equal(a, b), f"{name}: differs after two trainings from one seed")
-                if a.is_floating_point():
-                    finite(a, f"{name} after training")
 
 
 def distances_are(subject: Subject) -> None:

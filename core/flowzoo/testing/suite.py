@@ -82,7 +82,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
     "partitioner": (
         *_SPEC,
         _Named("build", partitioner_checks.builds),
-        _Named("training", partitioner_checks.learns),
+        _Named("training", training_checks.trains),
         _Named("distances", partitioner_checks.distances_are),
         _Named("charts", partitioner_checks.uses_its_charts),
         _Named("rows-independent", partitioner_checks.rows_independent),
