@@ -290,6 +290,8 @@ FAULTS = [
           "__init__", after_init(lambda layer: setattr(layer, "fast", "decode"))),
     Fault("mask that lets a column see itself", MAF, "jacobian", nets.made.MaskedOutput, "__init__",
           after_init(lambda layer: layer.mask.fill_(1.0))),
+    Fault("gradient cut", FLOW, "derivatives", COUPLING, "_move",
+          lambda right: lambda self, moved, x, *rest: right(self, moved, x.detach(), *rest)),
     # embeddings
     Fault("exponent D for d in the volume of a scale", CEF, "jacobian", conformal.Scale, "_volume",
           result(lambda v: 1.5 * v)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowzoo.interfaces import BaseFlow, Stage
+from flowzoo.interfaces import BaseFlow, Injection, Stage
+from flowzoo.layers import Thickened
 from flowzoo.testing.numerics import F64, moons, perturb, rows
 from flowzoo.testing.outcome import CheckFailed
 from flowzoo.testing.subject import Case, Subject
@@ -42,6 +44,22 @@ def flow_inputs(
     context = rows(num, case.context, dtype, seed + 500) if case.context else None
     chart = None if case.charts is None else torch.arange(num) % case.charts
     return x, context, chart
+
+
+def views(flow: BaseFlow) -> Iterator[tuple[str, BaseFlow]]:
+    """The flow and, for an injection, its thickened density in R^D, each with a label."""
+    yield "", flow
+    if isinstance(flow, Injection):
+        dtype = next(flow.parameters()).dtype
+        thick = Thickened(flow).to(dtype).train(flow.training)
+        with torch.no_grad():
+            thick.log_thickness.fill_(-0.7)
+        yield ", thickened", thick
+
+
+def row_of(value: Tensor | None, n: int) -> Tensor | None:
+    """Row n as a batch of one; None for None."""
+    return None if value is None else value[n : n + 1]
 
 
 def trained(subject: Subject, features: int, dtype: torch.dtype = F64, seed: int = 0) -> Any:

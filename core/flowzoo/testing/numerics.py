@@ -15,9 +15,9 @@ from flowzoo.testing.outcome import CheckFailed
 
 F32, F64 = torch.float32, torch.float64
 
-ROUND_TRIP: Mapping[torch.dtype, float] = MappingProxyType({F64: 1e-6, F32: 2e-3})
+ROUND_TRIP: Mapping[torch.dtype, float] = MappingProxyType({F64: 1e-6, F32: 1e-3})
 """Largest error of a round trip, relative to 1 + |x|."""
-VOLUME: Mapping[torch.dtype, float] = MappingProxyType({F64: 1e-6, F32: 2e-3})
+VOLUME: Mapping[torch.dtype, float] = MappingProxyType({F64: 1e-6, F32: 1e-3})
 """Largest error of a log-determinant, relative to 1 + its size."""
 SAME: Mapping[torch.dtype, float] = MappingProxyType({F64: 1e-8, F32: 1e-4})
 """Largest difference between two ways to the same number, relative to 1 + its size."""

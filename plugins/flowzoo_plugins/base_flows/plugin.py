@@ -27,7 +27,10 @@ _NSF_BIBTEX = """@inproceedings{durkan2019neural,
   booktitle={Advances in Neural Information Processing Systems},
   year={2019}
 }"""
-_NICE_PAPER = "Dinh, Krueger, Bengio (2014), NICE: Non-linear Independent Components Estimation"
+_NICE_PAPER = (
+    "Dinh, Krueger, Bengio (2015), NICE: Non-linear Independent Components Estimation, "
+    "ICLR workshop"
+)
 _NICE_BIBTEX = """@inproceedings{dinh2015nice,
   title={{NICE}: Non-linear Independent Components Estimation},
   author={Dinh, Laurent and Krueger, David and Bengio, Yoshua},

@@ -1,0 +1,244 @@
+"""Checks of base flows as maps: inverse, volume, derivatives, density, packs."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from flowzoo.interfaces import BaseFlow
+from flowzoo.testing.instances import flow_at_work, flow_inputs, row_of, views
+from flowzoo.testing.numerics import (
+    F32,
+    F64,
+    ITERATIVE,
+    MASS,
+    ROUND_TRIP,
+    SAME,
+    VOLUME,
+    close,
+    finite,
+    jacobian,
+)
+from flowzoo.testing.outcome import NotApplicable, require
+from flowzoo.testing.quadrature import Grid, integrate
+from flowzoo.testing.subject import Subject, trying
+from flowzoo.training.packing import is_packable
+
+_ROWS = 64
+_FAR = 40.0
+_STEP = 1e-6  # of finite differences, float64
+
+
+def round_trip(subject: Subject) -> None:
+    """decode(encode(x)) = x, for an injection on its image, and encode(decode(z)) = z."""
+    iterative = subject.capabilities.get("inverse") == "iterative"
+    for case in subject.cases():
+        for dtype in (F64, F32):
+            allowed = max(ROUND_TRIP[dtype], ITERATIVE) if iterative else ROUND_TRIP[dtype]
+            for view, flow in views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    x, *rest = flow_inputs(case, _ROWS, dtype, seed=1)
+                    if flow.latent_features < flow.features:
+                        x = flow.decode(flow.encode(x, *rest).value, *rest).value.detach()
+                    z = flow.encode(x, *rest)
+                    back = flow.decode(z.value, *rest)
+                    close(back.value, x, allowed, "decode(encode(x)) against x")
+                    latent, *rest = flow_inputs(case, _ROWS, dtype, 2, flow.latent_features)
+                    there = flow.decode(latent, *rest)
+                    again = flow.encode(there.value, *rest)
+                    close(again.value, latent, allowed, "encode(decode(z)) against z")
+
+
+def volumes_agree(subject: Subject) -> None:
+    """``log_abs_det`` has the same sign and value whichever way one goes."""
+    for case in subject.cases():
+        for dtype in (F64, F32):
+            for view, flow in views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    latent, *rest = flow_inputs(case, _ROWS, dtype, 3, flow.latent_features)
+                    x, down = flow.decode(latent, *rest)
+                    up = flow.encode(x, *rest).log_abs_det
+                    close(up, down, VOLUME[dtype], "encode's log_abs_det against decode's")
+
+
+def volume_is_jacobian(subject: Subject) -> None:
+    """log|det dz/dx|, or -1/2 log det JᵀJ of an injection's decoder, as autograd finds it."""
+    for case in subject.cases():
+        for view, flow in views(flow_at_work(subject, case)):
+            with trying(f"{case}{view}"):
+                x, context, chart = flow_inputs(case, 4, seed=4)
+                z, volume = flow.encode(x, context, chart)
+                for n in range(len(x)):
+                    rest = row_of(context, n), row_of(chart, n)
+                    if flow.latent_features == flow.features:
+                        j = jacobian(flow.encode, x[n : n + 1], *rest)
+                        expected = torch.linalg.slogdet(j).logabsdet
+                    else:
+                        j = jacobian(flow.decode, z[n : n + 1].detach(), *rest)
+                        expected = -0.5 * torch.linalg.slogdet(j.T @ j).logabsdet
+                    close(
+                        volume[n], expected, VOLUME[F64], f"log_abs_det of row {n} against autograd"
+                    )
+
+
+def derivatives(subject: Subject) -> None:
+    """Autograd's derivative of both directions is that of finite differences."""
+    for case in subject.cases():
+        for view, flow in views(flow_at_work(subject, case)):
+            with trying(f"{case}{view}"):
+                x, *rest = flow_inputs(case, 8, seed=13)
+                z = x[:, : flow.latent_features]
+                for name, call, at in (("encode", flow.encode, x), ("decode", flow.decode, z)):
+                    along = torch.linspace(-1.0, 1.0, at.numel(), dtype=F64).reshape(at.shape)
+                    at = at.clone().requires_grad_()
+                    ahead, behind = call(at + _STEP * along, *rest), call(at - _STEP * along, *rest)
+                    step = call(at, *rest)
+                    for part, there, back, here in zip(
+                        ("value", "log_abs_det"), ahead, behind, step, strict=True
+                    ):
+                        if not here.requires_grad:
+                            continue
+                        weight = torch.linspace(0.5, 1.5, here.numel(), dtype=F64)
+                        weighted = (here * weight.reshape(here.shape)).sum()
+                        slope = torch.autograd.grad(
+                            weighted, at, retain_graph=True, allow_unused=True
+                        )[0]
+                        found = at.new_zeros(()) if slope is None else (slope * along).sum()
+                        moved = ((there - back) * weight.reshape(here.shape)).sum() / (2 * _STEP)
+                        close(found, moved, 1e-4, f"derivative of {name}'s {part}")
+
+
+def conformal(subject: Subject) -> None:
+    """JᵀJ = lambda^2 I for the embedding of a flow that declares ``conformal``."""
+    if not subject.capabilities.get("conformal", False):
+        raise NotApplicable("not declared conformal")
+    for case in subject.cases():
+        with trying(case):
+            flow = flow_at_work(subject, case)
+            embedding = getattr(flow, "embedding", flow)
+            z, _, chart = flow_inputs(case, 4, seed=5, features=flow.latent_features)
+            for n in range(len(z)):
+                rest = None, row_of(chart, n)
+                j = jacobian(embedding.decode, z[n : n + 1], *rest)
+                gram = j.T @ j
+                scale = gram.diagonal().mean()
+                shape = torch.eye(len(gram), dtype=F64)
+                close(gram / scale, shape, VOLUME[F64], f"JᵀJ / lambda^2 of row {n}")
+
+
+def normalised(subject: Subject) -> None:
+    """q(encode(x)) |det| integrates to 1 over R and R^2; an injection's thickened density does."""
+    tried = False
+    for case in subject.cases():
+        if case.features > 2:
+            continue
+        for dtype in (F64, F32):
+            for view, flow in views(flow_at_work(subject, case, dtype)):
+                with trying(f"{case}, {dtype}{view}"):
+                    if flow.latent_features < flow.features:
+                        continue
+                    tried = True
+                    _, context, chart = flow_inputs(case, 1, dtype, seed=6)
+                    # draws only say where to look
+                    z = flow_inputs(case, 2000, dtype, 7)[0]
+                    pinned = _pinned(context, len(z)), _pinned(chart, len(z))
+                    with torch.no_grad():
+                        grid = Grid.around(flow.decode(z / 1.5, *pinned).value)
+                    masses, moved = integrate(
+                        partial(_log_prob, flow, context, chart),
+                        grid,
+                        dtype=dtype,
+                        tolerance=MASS[dtype],
+                    )
+                    total, allowed = float(masses.sum()), MASS[dtype] + 2 * moved
+                    require(
+                        abs(total - 1.0) <= allowed,
+                        f"total mass: expected 1, got {total:.5f} (at most {allowed:.2g} off)",
+                    )
+    if not tried:
+        raise NotApplicable("no density on R or R^2")
+
+
+def gradients(subject: Subject) -> None:
+    """Every parameter gets a finite gradient; so do inputs, far from the data as well."""
+    for case in subject.cases():
+        for far in (False, True):
+            for view, flow in views(flow_at_work(subject, case).train(not far)):
+                with trying(f"{case}, {'far' if far else 'near'} rows{view}"):
+                    x, *rest = flow_inputs(case, 32, seed=10)
+                    x = (x * _FAR if far else x).requires_grad_()
+                    z, volume = flow.encode(x, *rest)
+                    (0.5 * z.square().sum(dim=1) - volume).sum().backward()  # type: ignore[no-untyped-call]
+                    finite(x.grad, "gradient of x")  # type: ignore[arg-type]
+                    for name, parameter in flow.named_parameters():
+                        if not parameter.requires_grad:
+                            continue
+                        if parameter.grad is None:
+                            require(far, f"{name}: no gradient")
+                        else:
+                            finite(parameter.grad, f"gradient of {name}")
+
+
+def packs(subject: Subject) -> None:
+    """Under vmap, values, gradients and running statistics are those of each member alone."""
+    for case in subject.cases():
+        with trying(case):
+            flows = [flow_at_work(subject, case) for _ in range(2)]
+            if not is_packable(flows[0]):
+                raise NotApplicable("declares packable = False")
+            with torch.no_grad():
+                for parameter in flows[1].parameters():
+                    parameter.mul_(0.9)
+            alone = [_Objective(flow).train() for flow in flows]
+            parameters, buffers = stack_module_state(alone)
+            template = _Objective(flow_at_work(subject, case)).train().to("meta")
+            x, context, chart = flow_inputs(case, 16, seed=12)
+
+            packed = vmap(
+                partial(_objective, template, (x, context, chart)), randomness="different"
+            )(parameters, buffers)
+            packed.sum().backward()  # type: ignore[no-untyped-call]
+            for index, member in enumerate(alone):
+                value = member(x, context, chart)
+                value.backward()
+                close(packed[index], value, SAME[F64], f"loss of member {index}")
+                for name, parameter in member.named_parameters():
+                    stacked = parameters[name].grad
+                    if parameter.grad is not None and stacked is not None:
+                        close(stacked[index], parameter.grad, 1e-6, f"gradient of {name}")
+                for name, buffer in member.named_buffers():
+                    if buffer.is_floating_point():
+                        close(buffers[name][index], buffer, SAME[F64], f"state {name} of {index}")
+
+
+class _Objective(torch.nn.Module):
+    """Negative log-likelihood under the standard normal, up to a constant."""
+
+    def __init__(self, flow: BaseFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Tensor:
+        z, volume = self.flow.encode(x, context, chart)
+        return (0.5 * z.square().sum(dim=1) - volume).mean()
+
+
+def _objective(
+    template: _Objective, given: tuple[Tensor | None, ...], *state: dict[str, Tensor]
+) -> Tensor:
+    value: Tensor = functional_call(template, state, given)
+    return value
+
+
+def _log_prob(flow: BaseFlow, context: Tensor | None, chart: Tensor | None, x: Tensor) -> Tensor:
+    z, volume = flow.encode(x, _pinned(context, len(x)), _pinned(chart, len(x)))
+    return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2.0 * math.pi)) + volume
+
+
+def _pinned(value: Tensor | None, num: int) -> Tensor | None:
+    """The first row ``num`` times."""
+    return None if value is None else value[:1].expand(num, *value.shape[1:])
