@@ -425,3 +425,32 @@ def test_an_injection_of_its_own_has_sensible_defaults():
     assert flow.reconstruction_stage(lambda x, n, p: x[:, 0], ("",)) is None
     flow.initialise(torch.zeros(4, 3), None, seeded())
     assert Thickened(flow).layers()[0].features == 3
+
+
+@pytest.mark.parametrize("features", [2, 3, 8])
+def test_the_special_conformal_map_keeps_its_digits_near_its_pole(features):
+    bend = SpecialConformal(features)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        bend.b.copy_(torch.randn(features, generator=generator))
+    pole = bend.b.detach().double() / bend.b.detach().double().square().sum()
+    away = torch.randn(500, features, generator=generator, dtype=torch.float64)
+    away = pole.norm() * away / away.norm(dim=1, keepdim=True)
+    exact = copy.deepcopy(bend).double()
+    for distance, allowed in ((1e-2, 1e-3), (1e-3, 1e-2), (1e-4, 0.1)):
+        x = (pole + distance * away).float()
+        found, wanted = bend.encode(x), exact.encode(x.double())
+        assert bool(found.value.isfinite().all() and found.log_abs_det.isfinite().all())
+        off = (found.log_abs_det - wanted.log_abs_det).abs().max() / features
+        assert float(off) < allowed, (distance, float(off))
+
+
+def test_the_special_conformal_map_at_the_origin():
+    bend = SpecialConformal(3).double()
+    with torch.no_grad():
+        bend.b.copy_(torch.tensor([0.3, -0.2, 0.5]))
+    x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    step = bend.encode(x)
+    assert step.value.tolist() == [[0.0, 0.0, 0.0]] and float(step.log_abs_det.detach()) == 0.0
+    (gradient,) = torch.autograd.grad(step.value.sum(), x)
+    torch.testing.assert_close(gradient, torch.ones(1, 3, dtype=torch.float64))

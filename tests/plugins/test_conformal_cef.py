@@ -267,7 +267,7 @@ def test_stages_by_mode():
     }
     assert names == {
         "sequential": ["embedding", "reconstruction", "thickness", "maximum-likelihood"],
-        "joint": ["embedding", "maximum-likelihood", "thickness"],
+        "joint": ["embedding", "joint", "thickness"],
         "thickened": ["embedding", "thickness", "maximum-likelihood"],
     }
     reconstruction = model().stages()[1]
@@ -359,3 +359,35 @@ def test_state_goes_to_another_model_and_to_meta():
     meta = copy.deepcopy(m).to("meta")
     assert meta.log_prob(torch.empty(5, 3, device="meta", dtype=F64)).shape == (5,)
     assert m.log_prob(x[:0]).shape == (0,)
+
+
+def test_thickened_training_stops_at_the_floor_of_sigma():
+    x = torch.cat([torch.randn(300, 2, dtype=torch.float64), torch.zeros(300, 1).double()], dim=1)
+    m = model({"epochs": 60, "lr": 5e-2}, init="pca", mode="thickened")
+    assert fit(m, x, x[:50], seed=0).status == "ok"
+    with torch.no_grad():
+        thick = m.base_flow
+        floor = 1e-3 * x.var(dim=0, correction=0).mean().sqrt()
+        torch.testing.assert_close(thick.log_floor, floor.log())
+        _, w = thick.injection.encode_thick(x).value.split([2, 1], dim=1)
+        best = m.log_prob(x).mean()
+        assert float(w.abs().max()) < 1e-2
+        thick.log_thickness.fill_(-30.0)  # a thinner manifold is no better
+        assert float(m.log_prob(x).mean()) <= float(best) + 0.1
+        assert m.sample(200).sub(m.reconstruct(m.sample(200))).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_joint_weights_mean_the_same_in_any_units(scale):
+    x = sphere(400)
+    m = model(mode="joint", init="pca")
+    m.stages()[0].prepare(scale * x, scale * x, seeded())
+    m.eval()
+    with torch.no_grad():
+        loss = m.stages()[1].loss(scale * x, x, 0.0)
+        density = m.log_prob(scale * x, evaluation="manifold")
+    share = (x - x.mean(dim=0)).square().mean()
+    reference = model(mode="joint", init="pca")
+    reference.stages()[0].prepare(x, x, seeded())
+    expected = 1e4 * (x - reference.eval().reconstruct(x)).square().mean(dim=1) / share
+    torch.testing.assert_close(loss + 10 * density, expected.detach(), rtol=1e-6, atol=1e-6)

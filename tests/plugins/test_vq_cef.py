@@ -273,7 +273,7 @@ def test_stages_in_order():
         "weights",
     )
     names = [stage.name for stage in untrained(cef={"mode": "joint"}).stages()]
-    assert names[-3:] == ["embedding", "maximum-likelihood", "thickness"]
+    assert names[-3:] == ["embedding", "joint", "thickness"]
 
 
 @pytest.mark.parametrize("overlap", [1, 2])

@@ -87,8 +87,8 @@ def measurements(record: Record) -> list[MetricRow]:
     if trained and trained[-1].best_valid is not None:
         # of the last trained stage, in the units it was trained in: for choosing between settings
         best = trained[-1].best_valid
-        # between methods it ranks nothing, their objectives differ: no direction
-        rows.append(MetricRow(name="validation_objective", value=best, unit="nats"))
+        # between methods it ranks nothing, their objectives differ: no direction, no unit
+        rows.append(MetricRow(name="validation_objective", value=best))
     if record.memory.peak_rss is not None:
         name = "peak_memory_of_pack" if shared else "peak_memory"
         mib = record.memory.peak_rss / 2**20

@@ -34,7 +34,7 @@ class Injection(BaseFlow):
             embedding fixed. ``joint``: both at once, weighted by ``joint_weights``.
             ``thickened``: everything by the likelihood in R^D.
         joint_weights: of the log-likelihood on the manifold and of the mean squared reconstruction
-            error.
+            error, the latter as a share of the data's mean variance.
         embedding_names: parameters and submodules that place the manifold.
         flow_names: those of the flow on R^d.
 

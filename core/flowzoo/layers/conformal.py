@@ -178,12 +178,20 @@ class SpecialConformal(BaseFlow):
 
 
 def _bend(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The special conformal map of x (N, D), and the log of its denominator (N,)."""
+    """The special conformal map of x (N, D), and the log of its denominator (N,).
+
+    The denominator is |w|^2 with w = x / |x| - |x| b, and the map is |x| w / |w|^2: near the pole,
+    where w is small, the sum 1 - 2 b.x + |b|^2 |x|^2 itself would cancel to nothing.
+    """
     square = x.square().sum(dim=1, keepdim=True)
-    along = (b * x).sum(dim=1, keepdim=True)
-    ratio = 1.0 - 2.0 * along + b.square().sum(dim=-1, keepdim=True) * square
-    # not negative but for rounding
-    return (x - b * square) / ratio, ratio[:, 0].abs().log()
+    inside = square > 0.0
+    norm = torch.where(inside, square, torch.ones_like(square)).sqrt()
+    w = x / norm - norm * b
+    ratio = w.square().sum(dim=1, keepdim=True)
+    value = norm * w / ratio
+    # at the origin, which has no direction, the map is the identity
+    ratio = torch.where(inside, ratio, torch.ones_like(ratio))
+    return torch.where(inside, value, x), ratio[:, 0].log()
 
 
 class Pad(BaseFlow):

@@ -24,7 +24,9 @@ class Thickened(BaseFlow):
     formula log p_M(c+(x)) + log N(x - c(c+(x)); 0, sigma^2 I) of the literature agrees with it to
     first order in sigma, and exactly for planes; elsewhere it does not integrate to one.
 
-    Until ``fit`` sigma is 1. For an injection indexed by chart there is a sigma a chart.
+    Until ``fit`` sigma is 1. Training does not take it below the floor that ``fit`` sets, so that
+    data that lie on a manifold have a finite best score. For an injection indexed by chart there is
+    a sigma a chart.
 
     Args:
         injection: the flow onto the manifold.
@@ -40,6 +42,9 @@ class Thickened(BaseFlow):
         [[1.0, 2.0, 3.0]]
     """
 
+    log_floor: Tensor  # (), log of the smallest sigma
+    variance: Tensor  # (), mean variance of the data's columns
+
     def __init__(self, injection: Injection) -> None:
         if not isinstance(injection, Injection):
             raise TypeError(f"injection: expected an Injection, got {type(injection).__name__}")
@@ -53,6 +58,8 @@ class Thickened(BaseFlow):
         self.codimension = injection.features - injection.latent_features
         charts = () if injection.num_charts is None else (injection.num_charts,)
         self.log_thickness = nn.Parameter(torch.zeros(charts))
+        self.register_buffer("log_floor", torch.tensor(-torch.inf))
+        self.register_buffer("variance", torch.ones(()))
 
     def layers(self) -> Sequence[BaseFlow]:
         """The whole flow: the layers of an injection act on fewer columns."""
@@ -73,7 +80,15 @@ class Thickened(BaseFlow):
 
     def _log(self, chart: Tensor | None) -> Tensor:
         """log sigma of each row's chart, (N,), or of all rows, ()."""
-        return self.log_thickness if chart is None else self.log_thickness[chart]
+        log_sigma = torch.maximum(self.log_thickness, self.log_floor)
+        return log_sigma if chart is None else log_sigma[chart]
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """Take the data's mean variance, and with it the floor of sigma, from rows x (N, D)."""
+        variance = x.double().var(dim=0, correction=0).mean()
+        self.variance.copy_(torch.where(variance > 0.0, variance, torch.ones_like(variance)))
+        self.log_floor.copy_(0.5 * (VARIANCE_FLOOR * self.variance.double()).log())
 
     @torch.no_grad()
     def fit(self, x: Tensor, context: Tensor | None = None, chart: Tensor | None = None) -> None:
@@ -101,8 +116,8 @@ class Thickened(BaseFlow):
             zw = self.injection.encode_thick(x[rows], *given).value
             parts.append(zw[:, -self.codimension :].double().square().mean(dim=1))
         squares = torch.cat(parts)
-        variance = float(x.double().var(dim=0, correction=0).mean())
-        floor = VARIANCE_FLOOR * (variance if variance > 0.0 else 1.0)
+        self.measure(x)
+        floor = VARIANCE_FLOOR * float(self.variance)
         overall = squares.mean().clamp(min=floor)
         if chart is None:
             self.log_thickness.copy_(0.5 * overall.log())

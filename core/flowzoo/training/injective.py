@@ -23,8 +23,8 @@ class InjectiveTraining:
       ``thickness`` (closed form), then the likelihood of the flow on R^d; the embedding is fixed.
       As the density of z is then the only thing trained, the likelihood in R^D and that on the
       manifold have the same gradient.
-    * ``joint``: ``embedding``, then -a log p on the manifold + b mean squared error of the
-      reconstruction, then ``thickness``.
+    * ``joint``: ``embedding``, then the stage ``joint``, -a log p on the manifold + b mean squared
+      error of the reconstruction, as a share of the data's variance; then ``thickness``.
     * ``thickened``: ``embedding``, ``thickness``, then everything, sigma too, by the likelihood in
       R^D, which weighs the squared error by 1 / (2 sigma^2).
 
@@ -57,6 +57,10 @@ class InjectiveTraining:
         """The stages after maximum likelihood."""
         return (self._thickness(),) if self.flow.injection.mode == "joint" else ()
 
+    def name(self) -> str:
+        """The name of the stage between: the joint objective is no likelihood."""
+        return "joint" if self.flow.injection.mode == "joint" else "maximum-likelihood"
+
     def trained(self) -> tuple[str, ...]:
         """Names of what maximum likelihood trains, as the mixture sees them."""
         injection = self.flow.injection
@@ -67,9 +71,12 @@ class InjectiveTraining:
         return (self.prefix,)
 
     def joint_loss(self, x: Tensor, log_prob: Tensor) -> Tensor:
-        """-a log p on the manifold + b mean squared error, (N,), for ``log_prob`` (N,) of x."""
+        """-a log p on the manifold + b relative squared error, (N,), for ``log_prob`` (N,) of x.
+
+        The error is a share of the data's mean variance, so the weights mean the same in any units.
+        """
         a, b = self.flow.injection.joint_weights
-        return b * self._error(x, x, 0.0) - a * log_prob
+        return b * self._error(x, x, 0.0) / self.flow.variance - a * log_prob
 
     def _names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{self.prefix}.injection.{name}".rstrip(".") for name in names)
@@ -86,6 +93,7 @@ class InjectiveTraining:
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         with evaluating(self.model):
             chart = self.given(x_train).get("chart")
+            self.flow.measure(x_train)
             self.flow.injection.initialise(x_train, chart, generator)
 
     @torch.no_grad()

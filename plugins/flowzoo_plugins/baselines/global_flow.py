@@ -155,7 +155,7 @@ class GlobalFlow(Mixture):
         return (
             *around.before(),
             self.training_options.stage(
-                "maximum-likelihood", self._loss, groups=(*around.trained(), "prior")
+                around.name(), self._loss, groups=(*around.trained(), "prior")
             ),
             *around.after(),
         )

@@ -39,11 +39,12 @@ class CEF(Injection):
         init: where the embedding starts: ``scale`` (centre, one scale, a random rotation, as in the
             CEF code), ``pca`` (centre, principal axes, their scale) or ``none``.
         mode: ``sequential`` (reconstruction, then likelihood with the embedding fixed), ``joint``
-            (both at once) or ``thickened`` (all by the likelihood in R^D).
+            (both at once) or ``thickened`` (all by the likelihood in R^D). Adam's steps are in the
+            units of the data: standardise data whose scale is far from 1.
         reconstruction: changes to the first stage of ``sequential``, 20 epochs of Adam at 1e-4 with
             batches of 128.
-        joint_weights: of log-likelihood and mean squared error in ``joint``; the CEF code's for a
-            sphere by default.
+        joint_weights: of log-likelihood and mean squared error, as a share of the data's mean
+            variance, in ``joint``; by default the CEF code's for a sphere.
 
     Raises:
         ValueError: D below 2, d not in 1..D-1, or an option out of range.
@@ -107,7 +108,10 @@ class CEF(Injection):
             )
         self.flow = flow
         self.fast = flow.fast
-        self.reconstruction_options = TrainingOptions.of(reconstruction, _RECONSTRUCTION)
+        try:
+            self.reconstruction_options = TrainingOptions.of(reconstruction, _RECONSTRUCTION)
+        except ValueError as error:
+            raise ValueError(f"reconstruction: {error}") from error
 
     def layers(self) -> Sequence[BaseFlow]:
         """The embedding, then the layers of the flow on R^d."""

@@ -12,8 +12,9 @@ CEF = PluginSpec(
     capabilities={
         "conditional": True,
         "charts": True,
-        "packable": True,  # this and the next with the default flow beneath
+        "packable": True,
         "fast": "both",
+        "beneath": "any flow; fast and packable as that flow is, said here of realnvp",
         "injective": True,
         "conformal": True,
         "min_features": 2,

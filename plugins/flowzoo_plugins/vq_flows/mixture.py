@@ -198,7 +198,7 @@ class VQFlow(Mixture):
             Stage(name="charts", groups=(), prepare=self._prepare_charts),
             *(() if around is None else around.before()),
             self.training_options.stage(
-                "maximum-likelihood",
+                "maximum-likelihood" if around is None else around.name(),
                 self._loss,
                 groups=(*groups, "weights") if self.weights.kind == "learned" else groups,
                 noise_features=latent + (self.objective == "sampled"),
