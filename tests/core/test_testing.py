@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import flowzoo
 import flowzoo.registry
 from flowzoo.catalogue import PluginError
 from flowzoo.cli.main import main
-from flowzoo.interfaces import BaseFlow, Step
+from flowzoo.interfaces import BaseFlow, Evaluation, Mixture, Step
 from flowzoo.plugin import PluginSpec
 from flowzoo.priors import StandardNormal
 from flowzoo.testing import (
@@ -36,7 +37,7 @@ from flowzoo.testing.subject import Case, Subject
 FLOW = """
 import torch
 from torch import nn
-from flowzoo.interfaces import BaseFlow, Step
+from flowzoo.interfaces import BaseFlow, Evaluation, Mixture, Step
 
 class Thing(BaseFlow):
     def __init__(self, features: int) -> None:
@@ -163,10 +164,13 @@ def test_a_class_and_a_spec_that_are_not_installed():
     report = run_checks(Shift)
     assert report.ok, report.failures
     assert {r.name for r in report.results if r.status == "skipped"} >= {"spec", "save-load"}
+    assert len(report.results) == len(check_names("base-flow")) - 1  # "properties" is slow
     assert run_checks(StandardNormal).kind == "prior"
     spec = PluginSpec("base-flow", "shift", "Adds a constant", f"{Shift.__module__}:Shift")
     found = {result.name: result for result in run_checks(spec).results}
-    assert found["round-trip"].status == "passed"
+    assert found["round-trip"].status == found["spec"].status == "passed"
+    with pytest.raises(PluginError, match="cannot be imported"):
+        run_checks(PluginSpec("base-flow", "realnvp", "Another", "no_such_module:Flow"))
     with pytest.raises(TypeError, match="plugin: expected a kind and a name, a spec or a class"):
         list(checks("base-flow"))
     with pytest.raises(PluginError):
@@ -179,6 +183,8 @@ def test_a_class_registered_in_the_process():
         assert ("base-flow", "my-shift") in everything()
     with pytest.raises(ValueError, match="deselect: expected some of"):
         run_checks("base-flow", "realnvp", deselect=("no such",))
+    with pytest.raises(ValueError, match="at least one check to be left"):
+        run_checks("metric", "sample-kde", deselect=tuple(check_names("metric")))
 
 
 def test_options_and_sizes_of_ones_own():
@@ -246,14 +252,19 @@ def test_command(site, capsys):
         (["base-flow"], "expected KIND and NAME, or --all"),
         (["base-flow", "realnvp", "--all"], "expected KIND and NAME, or --all"),
         (["base-flow", "realnpv"], "did you mean 'realnvp'"),
-        (["flow", "realnvp"], "unknown kind 'flow'"),
+        (["baseflow", "realnvp"], "did you mean 'base-flow'"),
         (["flow", "--all"], "unknown kind 'flow'"),
+        (["prior", "--all", "--deselect", "nope"], "--deselect: expected some of"),
+        (
+            ["prior", "standard-normal", "--device", "nodevice"],
+            "device: expected one that is there",
+        ),
         (["base-flow", "realnvp", "--level", "slow"], "level: expected one of"),
-        (["prior", "normal"], "prior: expected one of"),
+        (["prior", "standard"], "did you mean 'standard-normal'"),
     ],
 )
 def test_bad_usage(words, said, capsys):
-    assert main(["check", *words]) != 0
+    assert main(["check", *words]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -271,8 +282,94 @@ def test_pytest_door():
     cases["prior-standard-normal-seeds"]()
     with pytest.raises(pytest.skip.Exception, match="support is all of"):
         cases["prior-standard-normal-support"]()
-    with pytest.raises(CheckFailed, match="shift: "):
-        cases["base-flow-shift-spec"]()  # it is not installed
+    cases["base-flow-shift-spec"]()
+    with pytest.raises(pytest.skip.Exception, match="not installed"):
+        cases["base-flow-shift-save-load"]()
+
+
+class Column(BaseFlow):
+    """Legal and unusual: told a chart always, nothing to train, many columns at least."""
+
+    def __init__(self, features: int, *, num_charts: int = 2) -> None:
+        if features < 6:
+            raise ValueError(f"features: expected at least 6, got {features}")
+        super().__init__(features, num_charts=num_charts)
+
+    def _encode(self, x, context, chart):
+        return Step(x.roll(1, dims=1) + chart[:, None], x.new_zeros(len(x)))
+
+    def _decode(self, z, context, chart):
+        return Step((z - chart[:, None]).roll(-1, dims=1), z.new_zeros(len(z)))
+
+
+def test_unusual_flows_are_no_false_alarm():
+    spec = PluginSpec(
+        "base-flow",
+        "column",
+        "Rolls columns",
+        f"{Column.__module__}:Column",
+        capabilities={"min_features": 6, "conditional": False},
+    )
+    report = run_checks(spec)
+    assert report.ok, report.failures
+    ran = {result.name for result in report.results if result.status == "passed"}
+    assert {"round-trip", "jacobian", "context", "rows-independent"} <= ran
+
+
+class Unbuildable(BaseFlow):
+    """Cannot be built."""
+
+    def __init__(self, features: int) -> None:
+        raise RuntimeError("no such thing")
+
+    def _encode(self, x, context, chart): ...
+
+    def _decode(self, z, context, chart): ...
+
+
+def test_what_cannot_be_built_is_said_once():
+    report = run_checks(Unbuildable)
+    failed = [result.name for result in report.results if result.status == "failed"]
+    assert failed == ["build"] or failed == ["options", "build"]
+    assert report.results[-1].message == "build fails"
+
+
+class Spikes(Mixture):
+    """A right density that no grid resolves: two spikes far apart and far from the origin."""
+
+    evaluations: ClassVar = {"exact": Evaluation()}
+
+    def __init__(self, features: int, *, heavier: float = 0.5) -> None:
+        super().__init__(features)
+        self.heavier = heavier
+        self.register_buffer("centre", torch.tensor([1e4, 1e4 + 50.0]))
+
+    def stages(self):
+        return ()
+
+    def _log_prob(self, x, evaluation, num_samples, generator):
+        apart = (x[:, None, :] - self.centre[:, None]) / 1e-3
+        each = -0.5 * apart.square().sum(dim=2) - self.features * math.log(
+            1e-3 * math.sqrt(2 * math.pi)
+        )
+        return each.logsumexp(dim=1) - math.log(2.0)
+
+    def _sample(self, num, temperature, generator):
+        first = torch.rand(num, generator=generator, dtype=self.centre.dtype) < self.heavier
+        noise = torch.randn(num, self.features, generator=generator, dtype=self.centre.dtype)
+        return torch.where(first, *self.centre)[:, None] + temperature * 1e-3 * noise
+
+
+@pytest.mark.parametrize("heavier, verdict", [(0.5, "passed"), (0.7, "failed")])
+def test_a_density_too_fine_for_a_grid_is_judged_by_overlaps(heavier, verdict):
+    options = {"options": {"heavier": heavier}, "sizes": (2, 3)}
+    found = {
+        check.name: run_check(check)
+        for check in checks(Spikes, **options)
+        if check.name in ("normalised", "samples-follow-density")
+    }
+    assert found["normalised"].status in ("passed", "skipped"), found
+    assert found["samples-follow-density"].status == verdict, found
 
 
 # quadrature ---------------------------------------------------------------------------------------

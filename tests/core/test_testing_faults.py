@@ -216,6 +216,100 @@ def overflowing(right):
     return wrong
 
 
+def wide(change):
+    """A method of a model whose result changes from three columns on."""
+
+    def wrap(right):
+        def wrong(self, *args):
+            found = right(self, *args)
+            return change(found) if self.features >= 3 else found
+
+        return wrong
+
+    return wrap
+
+
+def estimate_above(right):
+    def wrong(model, x, name, log_inside=None):
+        value = right(model, x, name, log_inside)
+        return value + 3.0 if name == "renormalised" and model.features >= 3 else value
+
+    return wrong
+
+
+def stays_in_training(right):
+    def wrong(self, x, *rest):
+        value = right(self, x, *rest)
+        self.train()
+        return value
+
+    return wrong
+
+
+def coarse_products(right):
+    def wrong(self, x, *rest):
+        torch.set_float32_matmul_precision("medium")
+        return right(self, x, *rest)
+
+    return wrong
+
+
+def warm_only(right):
+    return lambda self, num, temperature, generator: right(self, num, 1.0, generator)
+
+
+def doubled_in_training(right):
+    def wrong(self, x, context, chart):
+        step = right(self, x, context, chart)
+        return Step(step.value * (2.0 if self.training else 1.0), step.log_abs_det)
+
+    return wrong
+
+
+def tripled_gradient(right):
+    """Of the translation net's parameters only: values and input gradients stay right."""
+
+    def wrong(self, moved, inputs, inverse):
+        step = right(self, moved, inputs, inverse)
+        shift = self.translation_net(inputs.detach())
+        return Step(step.value + 2.0 * (shift - shift.detach()), step.log_abs_det)
+
+    return wrong
+
+
+def without_gradient(right):
+    def wrong(self, z, context, chart):
+        with torch.no_grad():
+            return right(self, z, context, chart)
+
+    return wrong
+
+
+def first_column_only(right):
+    def wrong(self, x, context, chart):
+        if context is not None:
+            context = context[:, :1].expand_as(context)
+        return right(self, x, context, chart)
+
+    return wrong
+
+
+def scaled_rows(right):
+    def wrong(self, x_train, *rest):
+        x_train.mul_(2.0)
+        return right(self, x_train, *rest)
+
+    return wrong
+
+
+def lost_codes(right):
+    def wrong(self, *args):
+        right(self, *args)
+        self.codes.zero_()
+
+    return wrong
+
+
 def any_seed(right):
     return lambda self, seed: right(self, 0)
 
@@ -292,7 +386,19 @@ FAULTS = [
           after_init(lambda layer: layer.mask.fill_(1.0))),
     Fault("gradient cut", FLOW, "derivatives", COUPLING, "_move",
           lambda right: lambda self, moved, x, *rest: right(self, moved, x.detach(), *rest)),
+    Fault("another map in training mode", ("base-flow", "nice"), "jacobian",
+          layers.AdditiveCoupling, "_encode", doubled_in_training),
+    Fault("gradients of parameters tripled", FLOW, "parameter-derivatives", COUPLING, "_move",
+          tripled_gradient),
+    Fault("decode cut from the graph", FLOW, "derivatives", RealNVP, "_decode", without_gradient),
+    Fault("second column of the context ignored", FLOW, "context", RealNVP, "_encode",
+          first_column_only),
+    Fault("NaN becomes a number", FLOW, "bad-input", RealNVP, "_encode",
+          moved(lambda x: x.nan_to_num())),
     # embeddings
+    Fault("two charts share one map", CEF, "context", conformal, "_of",
+          lambda right: lambda value, chart: right(
+              value, None if chart is None else chart.clamp(max=1))),
     Fault("exponent D for d in the volume of a scale", CEF, "jacobian", conformal.Scale, "_volume",
           result(lambda v: 1.5 * v)),
     Fault("wrong sign in the special conformal map", CEF, "jacobian", conformal.SpecialConformal,
@@ -343,7 +449,23 @@ FAULTS = [
           lambda right: lambda self, *args: (random.seed(0), right(self, *args))[1]),
     Fault("training that depends on more than the seed", GMM, "training", GaussianMixture, "_fit",
           clocked),
+    Fault("density wrong from 3 columns on", GLOBAL, "samples-follow-density", GlobalFlow,
+          "_log_prob", wide(lambda v: v + 0.2)),
+    Fault("draws too wide from 3 columns on", GLOBAL, "samples-follow-density", GlobalFlow,
+          "_sample", wide(lambda x: 1.3 * x)),
+    Fault("estimate far off from 3 columns on", VQ, "bounds", evaluation, "log_prob",
+          estimate_above),
+    Fault("scoring that leaves training mode on", GLOBAL, "isolation", GlobalFlow, "_log_prob",
+          stays_in_training),
+    Fault("precision of products lowered", GLOBAL, "isolation", GlobalFlow, "_log_prob",
+          coarse_products),
+    Fault("temperature of the mixture ignored", GLOBAL, "sample", GlobalFlow, "_sample", warm_only),
+    Fault("negative charts", VQ, "capabilities", VQFlow, "assign", result(lambda c: c - 5)),
+    Fault("codes of another shape", VQ, "capabilities", VQFlow, "embed",
+          result(lambda z: z[:, None, :])),
+    Fault("training rows changed in place", GMM, "training", GaussianMixture, "_fit", scaled_rows),
     # partitioners
+    Fault("codes forgotten", ("partitioner", "kmeans"), "charts", KMeans, "_fit", lost_codes),
     Fault("negative distances", ("partitioner", "kmeans"), "distances", KMeans, "_distances",
           result(lambda d: d - 1.0)),
     Fault("NaN where a row is a code", ("partitioner", "kmeans"), "distances", KMeans, "_distances",
@@ -367,6 +489,12 @@ FAULTS = [
           "log_prob", result(lambda v: v + 0.3)),
     Fault("true density of rows together", ("task", "helix"), "oracle", Helix, "log_prob",
           result(lambda v: v - v.mean())),
+    Fault("validation rows are the test rows", ("task", "helix"), "distinct-rows", Helix, "splits",
+          result(lambda s: Splits(s.train, s.test.clone(), s.test))),
+    Fault("test rows off the support", ("task", "helix"), "oracle-normalised", Helix, "splits",
+          result(lambda s: Splits(s.train, s.valid, s.test + 0.02))),
+    Fault("squared distance", ("task", "helix"), "support", Curve, "distance",
+          result(lambda d: d.square())),
     Fault("distance to another support", ("task", "helix"), "support", Curve, "distance",
           result(lambda d: d + 0.5)),
 ]  # fmt: skip

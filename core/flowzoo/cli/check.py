@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowzoo.catalogue import UnknownPluginError, entries
+from flowzoo.options import nearest
 
 if TYPE_CHECKING:
     from flowzoo.testing import Report, Result
@@ -44,18 +45,24 @@ def check(
             testing.check_names(str(kind))  # an unknown kind is refused
     else:
         chosen = [(str(kind), str(name))]
+    known = {word for one_kind, _ in chosen for word in testing.check_names(one_kind)}
+    for word in deselect or ():
+        if word not in known:
+            raise UnknownPluginError(
+                f"--deselect: expected some of {sorted(known)}, got {word!r}{nearest(word, known)}"
+            )
     reports = []
     for one_kind, one_name in chosen:
         if not as_json:
             typer.echo(f"{one_kind} {one_name}")
-        known = testing.check_names(one_kind)
+        own = testing.check_names(one_kind)
         reports.append(
             testing.run_checks(
                 one_kind,
                 one_name,
                 level=level,  # type: ignore[arg-type]
                 device=device,
-                deselect=tuple(d for d in deselect or () if not everything or d in known),
+                deselect=tuple(word for word in deselect or () if word in own),
                 on_result=None if as_json else _show,
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowzoo.interfaces import BaseFlow
 from flowzoo.testing.instances import flow_at_work, flow_inputs, row_of, views
 from flowzoo.testing.numerics import (
     F32,
@@ -16,7 +17,7 @@ from flowzoo.testing.numerics import (
 )
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.refusals import refuses
-from flowzoo.testing.subject import CHARTS, Subject, trying
+from flowzoo.testing.subject import Subject, trying
 from flowzoo.training.packing import is_packable
 
 
@@ -98,6 +99,8 @@ def refuses_bad_input(subject: Subject) -> None:
             with trying(f"{case}, {name}"):
                 for wrong in (good[0], good[None], torch.cat([good, good], dim=1), good.long()):
                     refuses(name, call, wrong, context, chart)
+        with trying(f"{case}, a row of NaN"):
+            _keeps_nan(flow, x, context, chart)
         with trying(f"{case}, context"):
             if case.context:
                 refuses("context", flow.encode, x, None, chart)
@@ -110,6 +113,19 @@ def refuses_bad_input(subject: Subject) -> None:
                 refuses("chart", flow.encode, x, context, torch.zeros(4).long())
             else:
                 refuses("chart", flow.encode, x, context, None)
+
+
+def _keeps_nan(flow: BaseFlow, x: Tensor, context: Tensor | None, chart: Tensor | None) -> None:
+    """A row of NaN is refused or stays NaN; it does not reach the other rows."""
+    bad = x.clone()
+    bad[1] = torch.nan
+    try:
+        z, volume = flow.encode(bad, context, chart)
+    except ValueError:
+        return
+    hidden = bool(z[1].isfinite().all() & volume[1].isfinite())
+    require(not hidden, "encode: NaN becomes a number")
+    finite(z[[0, 2, 3]], "encode of the other rows")
 
 
 def rows_independent(subject: Subject) -> None:
@@ -148,12 +164,21 @@ def context_matters(subject: Subject) -> None:
             flow = flow_at_work(subject, case)
             x, context, chart = flow_inputs(case, 8, seed=9)
             z = flow.encode(x, context, chart).value
-            if context is not None:
-                moved = flow.encode(x, context + 1.0, chart).value
-                require(difference(moved, z) > 1e-6, "context: the map does not depend on it")
-            if chart is not None:
-                moved = flow.encode(x, context, (chart + 1) % CHARTS).value
-                require(difference(moved, z) > 1e-6, "chart: the map does not depend on it")
+            for column in range(case.context):
+                if context is not None:
+                    other = context.clone()
+                    other[:, column] += 1.0
+                    apart = difference(flow.encode(x, other, chart).value, z)
+                    require(apart > 1e-6, f"context: the map does not depend on column {column}")
+            if case.charts is not None:
+                images = [
+                    flow.encode(x, context, torch.full((len(x),), k)).value
+                    for k in range(case.charts)
+                ]
+                for k in range(1, case.charts):
+                    for earlier in range(k):
+                        apart = difference(images[k], images[earlier])
+                        require(apart > 1e-6, f"chart: {k} and {earlier} are mapped alike")
     if not seen:
         raise NotApplicable("takes no context and no chart")
 

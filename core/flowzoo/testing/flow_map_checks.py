@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -20,12 +21,13 @@ from flowzoo.testing.numerics import (
     SAME,
     VOLUME,
     close,
+    difference,
     finite,
     jacobian,
 )
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.quadrature import Grid, integrate
-from flowzoo.testing.subject import Subject, trying
+from flowzoo.testing.subject import Case, Subject, trying
 from flowzoo.training.packing import is_packable
 
 _ROWS = 64
@@ -68,7 +70,7 @@ def volumes_agree(subject: Subject) -> None:
 def volume_is_jacobian(subject: Subject) -> None:
     """log|det dz/dx|, or -1/2 log det JᵀJ of an injection's decoder, as autograd finds it."""
     for case in subject.cases():
-        for view, flow in views(flow_at_work(subject, case)):
+        for view, flow in _modes(subject, case):
             with trying(f"{case}{view}"):
                 x, context, chart = flow_inputs(case, 4, seed=4)
                 z, volume = flow.encode(x, context, chart)
@@ -100,7 +102,9 @@ def derivatives(subject: Subject) -> None:
                     for part, there, back, here in zip(
                         ("value", "log_abs_det"), ahead, behind, step, strict=True
                     ):
-                        if not here.requires_grad:
+                        if not here.requires_grad:  # constant, as a volume may be
+                            still = difference(there, back) <= 1e-11
+                            require(still, f"{name}'s {part}: has no gradient, and moves")
                             continue
                         weight = torch.linspace(0.5, 1.5, here.numel(), dtype=F64)
                         weighted = (here * weight.reshape(here.shape)).sum()
@@ -110,6 +114,33 @@ def derivatives(subject: Subject) -> None:
                         found = at.new_zeros(()) if slope is None else (slope * along).sum()
                         moved = ((there - back) * weight.reshape(here.shape)).sum() / (2 * _STEP)
                         close(found, moved, 1e-4, f"derivative of {name}'s {part}")
+
+
+def parameter_derivatives(subject: Subject) -> None:
+    """Autograd's derivative of the likelihood in all parameters is that of finite differences."""
+    for case in subject.cases():
+        for view, flow in views(flow_at_work(subject, case)):
+            with trying(f"{case}{view}"):
+                given = flow_inputs(case, 16, seed=14)
+                objective = _Objective(flow)
+                trained = [p for p in flow.parameters() if p.requires_grad]
+                if not trained:
+                    raise NotApplicable("nothing to train")
+                for seed in range(2):
+                    generator = torch.Generator().manual_seed(seed)
+                    along = [torch.randn(p.shape, generator=generator, dtype=F64) for p in trained]
+                    slopes = torch.autograd.grad(objective(*given), trained, allow_unused=True)
+                    found = sum(
+                        (g * a).sum() for g, a in zip(slopes, along, strict=True) if g is not None
+                    )
+                    values = []
+                    for step in (_STEP, -2 * _STEP, _STEP):  # there, back, and home
+                        with torch.no_grad():
+                            for parameter, direction in zip(trained, along, strict=True):
+                                parameter.add_(step * direction)
+                        values.append(objective(*given).detach())
+                    moved = (values[0] - values[1]) / (2 * _STEP)
+                    close(torch.as_tensor(found), moved, 1e-4, "derivative in the parameters")
 
 
 def conformal(subject: Subject) -> None:
@@ -173,6 +204,7 @@ def gradients(subject: Subject) -> None:
                     x = (x * _FAR if far else x).requires_grad_()
                     z, volume = flow.encode(x, *rest)
                     (0.5 * z.square().sum(dim=1) - volume).sum().backward()  # type: ignore[no-untyped-call]
+                    require(x.grad is not None, "x: no gradient")
                     finite(x.grad, "gradient of x")  # type: ignore[arg-type]
                     for name, parameter in flow.named_parameters():
                         if not parameter.requires_grad:
@@ -193,6 +225,8 @@ def packs(subject: Subject) -> None:
             with torch.no_grad():
                 for parameter in flows[1].parameters():
                     parameter.mul_(0.9)
+            if not any(True for _ in (*flows[0].parameters(), *flows[0].buffers())):
+                raise NotApplicable("holds nothing to stack")
             alone = [_Objective(flow).train() for flow in flows]
             parameters, buffers = stack_module_state(alone)
             template = _Objective(flow_at_work(subject, case)).train().to("meta")
@@ -213,6 +247,23 @@ def packs(subject: Subject) -> None:
                 for name, buffer in member.named_buffers():
                     if buffer.is_floating_point():
                         close(buffers[name][index], buffer, SAME[F64], f"state {name} of {index}")
+
+
+def _modes(subject: Subject, case: Case) -> Iterator[tuple[str, BaseFlow]]:
+    """Every view in eval mode; in training mode as well where its rows do not mix."""
+    for view, flow in views(flow_at_work(subject, case)):
+        yield view, flow
+        x, context, chart = flow_inputs(case, 3, seed=4)
+        flow.train()
+        whole = flow.encode(x, context, chart)
+        alone = flow.encode(x[:1], row_of(context, 0), row_of(chart, 0))
+        again = flow.encode(x, context, chart)
+        if (
+            difference(whole.value[:1], alone.value) <= SAME[F64]
+            and difference(again.value, whole.value) == 0.0
+        ):
+            yield f"{view}, training mode", flow
+        flow.eval()
 
 
 class _Objective(torch.nn.Module):

@@ -50,7 +50,7 @@ def views(flow: BaseFlow) -> Iterator[tuple[str, BaseFlow]]:
     """The flow and, for an injection, its thickened density in R^D, each with a label."""
     yield "", flow
     if isinstance(flow, Injection):
-        dtype = next(flow.parameters()).dtype
+        dtype = next((p.dtype for p in flow.parameters()), F64)
         thick = Thickened(flow).to(dtype).train(flow.training)
         with torch.no_grad():
             thick.log_thickness.fill_(-0.7)
@@ -90,8 +90,11 @@ def train_briefly(
     from flowzoo.training import fit
 
     train, valid = training_data(features, seed)
+    copies = train.clone(), valid.clone()
     with Shortened(model, steps, least_lr):
         result = fit(model, train, valid, seed=seed)
+    if not (torch.equal(train, copies[0]) and torch.equal(valid, copies[1])):
+        raise CheckFailed("training writes into the rows it was given")
     if result.status != "ok":
         raise CheckFailed(f"training on {len(train)} rows: {result.status}: {result.reason}")
     model.eval()

@@ -25,10 +25,8 @@ def global_state() -> dict[str, Any]:
         "torch's random stream": _digest(torch.get_rng_state().numpy().tobytes()),
         "numpy's random stream": _digest(numpy_state[1].tobytes(), str(numpy_state[2:])),
         "python's random stream": _digest(repr(random.getstate())),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
+        **_torch_settings(),
         "torch's grad mode": torch.is_grad_enabled(),
-        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
         "torch.distributions' validation": torch.distributions.Distribution._validate_args,
         "numpy's error handling": str(np.geterr()),
         "warning filters": len(warnings.filters),
@@ -38,16 +36,50 @@ def global_state() -> dict[str, Any]:
     }
 
 
+def _torch_settings() -> dict[str, Any]:
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "torch's anomaly mode": torch.is_anomaly_enabled(),
+        "torch's matmul precision": torch.get_float32_matmul_precision(),
+        "torch's default device": str(torch.get_default_device()),
+        "cudnn's settings": (
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        ),
+    }
+
+
 @contextmanager
-def own_streams() -> Iterator[None]:
-    """Put the global random streams of torch, numpy and python back afterwards."""
+def own_globals() -> Iterator[None]:
+    """Put the global random streams, and torch's settings, back afterwards.
+
+    Raises:
+        CheckFailed: one of torch's settings was changed, be it while a model was built or trained.
+    """
     numpy_state, python_state = np.random.get_state(), random.getstate()
+    before = _torch_settings()
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+            after = _torch_settings()
+            torch.set_default_dtype(before["torch's default dtype"])
+            torch.set_num_threads(before["torch's number of threads"])
+            torch.set_float32_matmul_precision(before["torch's matmul precision"])
+            torch.autograd.set_detect_anomaly(before["torch's anomaly mode"])
+            flags = before["cudnn's settings"]
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = flags[:2]
+            torch.backends.cudnn.allow_tf32 = flags[2]
+            torch.backends.cuda.matmul.allow_tf32 = flags[3]
+    changed = changes(before, after)
+    if changed:
+        raise CheckFailed(f"changes {', '.join(changed)}")
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -180,16 +180,23 @@ def isolation(subject: Subject) -> None:
         with trying(case):
             model = instance(subject, case)
             inputs = inputs_for(model, case)
-            state = {name: value.clone() for name, value in model.state_dict().items()}
             with untouched("evaluation", *inputs.values()):
                 first = probe(model, inputs)
+            # what is computed once and kept is there by now
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+            flags = _flags(model)
             _compare(probe(model, inputs), first, 0.0, "the same question asked twice")
-            changed = [
-                name
-                for name, value in model.state_dict().items()
-                if not _same(value, state[name]) and subject.kind in ("base-flow", "prior")
-            ]
+            if hasattr(model, "sample"):
+                model.sample(3)
+            changed = [n for n, v in model.state_dict().items() if not _same(v, state[n])]
             require(not changed, f"evaluation changes the state: {changed}")
+            require(_flags(model) == flags, "evaluation changes training or requires_grad flags")
+
+
+def _flags(module: nn.Module) -> list[bool]:
+    return [part.training for part in module.modules()] + [
+        parameter.requires_grad for parameter in module.parameters()
+    ]
 
 
 def _strays(module: nn.Module) -> Iterator[str]:

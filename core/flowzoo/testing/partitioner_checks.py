@@ -70,6 +70,8 @@ def uses_its_charts(subject: Subject) -> None:
             used = len(charts.assign(x).unique())  # type: ignore[no-untyped-call]
             wanted = min(2, charts.num_charts)
             require(used >= wanted, f"{used} of {charts.num_charts} charts hold all rows")
+            apart = len(charts.codes.detach().unique(dim=0))  # type: ignore[no-untyped-call]
+            require(apart >= wanted, f"{charts.num_charts} charts share {apart} codes")
             lonely = moons(1, features, seed=4)
             finite(charts.distances(lonely.expand(3, features)), "distances of one repeated row")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flowzoo.testing.isolation import own_streams
+from flowzoo.testing.isolation import own_globals
 from flowzoo.testing.outcome import GOOD, Check, CheckFailed, NotApplicable, Status
 
 SEED = 20_220_311
@@ -86,7 +86,7 @@ def run_check(check: Check) -> Result:
     error: BaseException | None = None
     try:
         # eval-mode warnings of other libraries are not what is checked
-        with own_streams(), warnings.catch_warnings():
+        with own_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(SEED)
             check.run(check.subject)
@@ -113,9 +113,14 @@ def run_all(
     on_result: Callable[[Result], None] | None = None,
 ) -> Report:
     """Run checks in order; ``on_result`` hears of each as it ends."""
-    results = []
+    results: list[Result] = []
+    broken = False
     for check in checks:
-        results.append(run_check(check))
+        if broken:
+            results.append(Result(check.name, "skipped", "build fails"))
+        else:
+            results.append(run_check(check))
+            broken = check.name == "build" and results[-1].status == "failed"
         if on_result is not None:
             on_result(results[-1])
     return Report(kind, name, tuple(results))

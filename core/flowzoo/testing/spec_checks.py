@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from flowzoo.registry import load
+from flowzoo.registry import target_of
 from flowzoo.testing.outcome import CheckFailed, NotApplicable, require
 from flowzoo.testing.refusals import refuses
 from flowzoo.testing.subject import Subject
@@ -39,7 +39,7 @@ def spec_is_valid(subject: Subject) -> None:
         raise NotApplicable("no plugin")
     require(bool(spec.summary.strip()), "summary: expected a line, got none")
     require("\n" not in spec.summary, "summary: expected one line")
-    load(subject.kind, subject.name)  # says what is wrong
+    target_of(spec)  # says what is wrong
     from flowzoo.testing.suite import check_names
 
     known = check_names(subject.kind)

@@ -108,8 +108,14 @@ class Subject:
         if self.asked is not None:
             return list(self.asked)
         declared: Sequence[int] | int | None = self.capabilities.get("features")
-        tried = (declared,) if isinstance(declared, int) else declared or GRID
-        return [d for d in tried if d >= self.least_features()]
+        least = self.least_features()
+        tried = (declared,) if isinstance(declared, int) else declared
+        if tried is None:
+            tried = [d for d in GRID if d >= least] or [least, least + 2]
+        sizes = [d for d in tried if d >= least]
+        if not sizes:
+            raise ValueError(f"capabilities: features {declared} and min_features {least}: no D")
+        return sizes
 
     def least_features(self) -> int:
         """The smallest D the plugin declares to work for."""
@@ -119,13 +125,17 @@ class Subject:
         """Every shape to try: with and without context and charts, where those are options."""
         named = self.signature
         conditional = "context_features" in named and self.capabilities.get("conditional", True)
+        always = conditional and named["context_features"].required
         indexed = "num_charts" in named and self.kind == "base-flow"
+        charted = indexed and named["num_charts"].default is not None
         sizes = self.sizes()
         for features in sizes:
-            yield Case(features)
+            charts = CHARTS if charted else None
+            if not always:
+                yield Case(features, 0, charts)
             if conditional:
-                yield Case(features, CONTEXT)
-            if indexed and features == sizes[-1]:
+                yield Case(features, CONTEXT, charts)
+            if indexed and not charted and features == sizes[-1]:
                 yield Case(features, CONTEXT if conditional else 0, CHARTS)
 
     def make(self, seed: int = 0, **options: Any) -> Any:

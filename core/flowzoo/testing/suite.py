@@ -7,9 +7,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from flowzoo import registry
-from flowzoo.catalogue import PluginError, find
+from flowzoo.catalogue import PluginError, UnknownPluginError, find
 from flowzoo.interfaces import Prior
+from flowzoo.options import nearest
 from flowzoo.plugin import PluginSpec
 from flowzoo.priors import prior_class, prior_names
 from flowzoo.testing import (
@@ -29,6 +32,12 @@ from flowzoo.testing.run import Report, Result, run_all
 from flowzoo.testing.subject import Subject
 
 Run = Callable[[Subject], None]
+
+
+class PluginUsageError(ValueError):
+    """The suite was asked for something it does not have."""
+
+    exit_code = 2  # of the command: bad usage
 
 
 class _Named(NamedTuple):
@@ -62,6 +71,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("same-volume", flow_map_checks.volumes_agree),
         _Named("jacobian", flow_map_checks.volume_is_jacobian),
         _Named("derivatives", flow_map_checks.derivatives),
+        _Named("parameter-derivatives", flow_map_checks.parameter_derivatives),
         _Named("conformal", flow_map_checks.conformal),
         _Named("normalised", flow_map_checks.normalised),
         _Named("rows-independent", base_flow_checks.rows_independent),
@@ -174,13 +184,19 @@ def checks(
         ['spec', 'options', 'import']
     """
     if level not in LEVELS:
-        raise ValueError(f"level: expected one of {LEVELS}, got {level!r}")
+        raise PluginUsageError(
+            f"level: expected one of {LEVELS}, got {level!r}{nearest(level, LEVELS)}"
+        )
+    if device is not None:
+        _check_device(device)
     subject = _subject(plugin, name, level, options, sizes, device)
     failing = {} if subject.spec is None else subject.spec.expected_failed_checks
     for named in _checks_of(subject.kind):
         if named.level == "full" and level == "quick":
             continue
-        yield Check(named.name, subject, named.run, failing.get(named.name, ""))
+        # that the declarations themselves are valid cannot be declared away
+        reason = "" if named.name == "spec" else failing.get(named.name, "")
+        yield Check(named.name, subject, named.run, reason)
 
 
 def run_checks(
@@ -212,10 +228,12 @@ def run_checks(
     subject = chosen[0].subject
     for unwanted in deselect:
         if unwanted not in check_names(subject.kind):
-            raise ValueError(
+            raise PluginUsageError(
                 f"deselect: expected some of {check_names(subject.kind)}, got {unwanted!r}"
             )
     kept = [check for check in chosen if check.name not in deselect]
+    if not kept:
+        raise PluginUsageError("deselect: expected at least one check to be left, got none")
     return run_all(subject.kind, subject.name, kept, on_result)
 
 
@@ -225,9 +243,22 @@ def everything() -> list[tuple[str, str]]:
     return found + [(spec.kind, spec.name) for spec in registry.specs()]
 
 
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there, before a plugin is blamed for it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0]
+        raise PluginUsageError(
+            f"device: expected one that is there, got {device!r}: {said}"
+        ) from error
+
+
 def _checks_of(kind: str) -> tuple[_Named, ...]:
     if kind not in _CHECKS:
-        raise PluginError(f"unknown kind {kind!r}, expected one of {list(KINDS)}")
+        raise UnknownPluginError(
+            f"unknown kind {kind!r}, expected one of {list(KINDS)}{nearest(kind, KINDS)}"
+        )
     return _CHECKS[kind]
 
 
@@ -257,6 +288,11 @@ def _subject(
         kind = plugin
         _checks_of(kind)
         if kind == "prior":
+            if name not in prior_names():
+                raise UnknownPluginError(
+                    f"unknown prior {name!r}, expected one of {prior_names()}"
+                    f"{nearest(name, prior_names())}"
+                )
             target = prior_class(name)
         else:
             target = registry.load(kind, name)

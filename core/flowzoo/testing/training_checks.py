@@ -65,7 +65,8 @@ def stage_gradients(model: nn.Module, x: Tensor) -> bool:
         noise = torch.randn(len(x), stage.noise_features, dtype=x.dtype)
         with trying(f"stage {stage.name}"):
             loss = stage.loss(x, noise, 0.5)
-            require(tuple(loss.shape) == (len(x),), f"loss: expected ({len(x)},)")
+            shaped = tuple(loss.shape), loss.dtype
+            require(shaped == ((len(x),), x.dtype), f"loss: expected ({len(x)},) {x.dtype}")
             finite(loss, "loss")
             total = loss.mean()
             if stage.penalty is not None:
