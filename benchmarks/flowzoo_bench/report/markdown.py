@@ -136,9 +136,11 @@ def _runs(method: str, rows: Sequence[TableRow]) -> str:
 
 def _other_evaluations(rows: Sequence[TableRow]) -> list[str]:
     """Log-likelihoods by the evaluations that are not the default."""
-    found = [row for row in rows if row.metric.startswith(f"{HEADLINE}[")]
+    every = [row for row in rows if row.metric.startswith(f"{HEADLINE}[")]
+    found = [row for row in every if "learned" not in (row.measure or "")]
+    pairs = _learned_surfaces([row for row in every if row not in found], rows)
     if not found:
-        return []
+        return pairs
     body = [
         [
             row.method,
@@ -151,7 +153,20 @@ def _other_evaluations(rows: Sequence[TableRow]) -> list[str]:
         for row in found
     ]
     head = ["method", "evaluation", HEADLINE, "gap to oracle", "likelihood", "measure"]
-    return ["Other evaluations:", "", *_table(head, body), ""]
+    return ["Other evaluations:", "", *_table(head, body), "", *pairs]
+
+
+def _learned_surfaces(found: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
+    """Densities on learned surfaces, each beside how far the rows are from that surface."""
+    if not found:
+        return []
+    errors = {row.method: row for row in rows if row.metric == "reconstruction_error"}
+    body = [
+        [row.method, _number(row), _number(errors.get(row.method)), row.measure or ""]
+        for row in found
+    ]
+    head = ["method", "log-likelihood on it", "reconstruction_error", "measure"]
+    return ["On surfaces the models have learned (ranks nothing):", "", *_table(head, body), ""]
 
 
 def _number(row: TableRow | None) -> str:
