@@ -216,7 +216,7 @@ def test_a_surface_number_is_ranked_and_paired_with_nothing(out: Path) -> None:
     assert order == sorted(order) and "35" not in main and "surface" not in main
     # and the surface number is never without its other half
     (line,) = [line for line in others.splitlines() if line.startswith("| S |")]
-    method, density, error, measure = (cell.strip() for cell in line.strip("|").split("|"))
+    _, density, error, measure = (cell.strip() for cell in line.strip("|").split("|"))
     assert (density, measure) == ("35 ± 0", "surface(dim=2, learned)") and float(error.split()[0])
     header = next(line for line in main.splitlines() if line.startswith("| method"))
     assert "reconstruction_error" in header
