@@ -15,7 +15,7 @@ VQ = PluginSpec(
         "sample_and_log_prob": True,
         "embed": ["sample", "mean", "argmax"],
         "injections": {
-            "evaluations": {"manifold": "exact, surface(dim=d, learned), one chart a point"},
+            "evaluations": {"manifold": "lower bound, surface(dim=d, learned), one chart a point"},
             "methods": ["reconstruct"],
         },
         "assign": True,
