@@ -76,7 +76,9 @@ def _run(command: list[Any], folder: Path, **env: str) -> str:
 
 
 def _started(command: list[Any], folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOWZOO_")}
+    # pip's own settings may name files relative to another folder
+    ours = ("FLOWZOO_", "PIP_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return subprocess.run(
         command,
         cwd=folder,
