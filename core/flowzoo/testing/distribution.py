@@ -46,14 +46,19 @@ def resolved(masses: Tensor, moved: float) -> bool:
 
 
 def check_overlap(
-    log_prob: LogProb, draws: Tensor, dtype: torch.dtype = F64, centres: Tensor | None = None
+    log_prob: LogProb,
+    draws: Tensor,
+    dtype: torch.dtype = F64,
+    centres: Tensor | None = None,
+    width: float = 0.3,
 ) -> None:
     r"""Check that ``draws`` (N, D) follow exp(log_prob) = p, in any D, without a grid.
 
     .. math:: E_{x \sim p}[k(x)] = \int k(x)\, p(x)\, dx = E_{x \sim k}[p(x)]
 
     for k a kernel density around ``centres``, by default half of the draws; the other half
-    estimates the left side. Its width is halved until draws of k meet p often enough.
+    estimates the left side. Its width, first ``width`` standard deviations of the draws, is halved
+    until draws of k meet p often enough.
 
     Raises:
         CheckFailed: the two differ by more than five standard errors.
@@ -67,7 +72,6 @@ def check_overlap(
     pick = torch.randint(len(centres), (_SCORED,), generator=generator)
     noise = torch.randn(_SCORED, draws.shape[1], generator=generator, dtype=F64)
     scale = draws.std(dim=0).clamp(min=1e-300)
-    width = 0.3
     for _ in range(14):
         with torch.no_grad():
             proposed = centres[pick] + width * scale * noise
