@@ -245,11 +245,7 @@ def _compare(
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return (
-        bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
-        if a.is_floating_point()
-        else bool(torch.equal(a, b))
-    )
+    return bool(torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True))
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
