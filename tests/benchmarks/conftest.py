@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,3 +251,25 @@ def workers_of() -> Callable[[Path], list[int]]:
         return found
 
     return find
+
+
+@pytest.fixture
+def all_gone(workers_of: Callable[[Path], list[int]]) -> Callable[[Path], bool]:
+    """Wait until a folder has had no worker for a while; False when some stay.
+
+    One look is not enough after a SIGKILL of the bench: a worker it was just starting has the
+    bench's command line until its exec is through, and shows up (and ends itself) only then.
+    """
+
+    def wait(folder: Path, *, quiet: float = 2.0, limit: float = 60.0) -> bool:
+        end = time.monotonic() + limit
+        empty_since = time.monotonic()
+        while (now := time.monotonic()) < end:
+            if workers_of(folder):
+                empty_since = now
+            elif now - empty_since >= quiet:
+                return True
+            time.sleep(0.02)
+        return False
+
+    return wait

@@ -77,7 +77,8 @@ FORK = """
 child = os.fork()
 if child == 0:
     time.sleep(1000)
-(folder / "child").write_text(str(child))
+(folder / "half").write_text(str(child))
+os.replace(folder / "half", folder / "child")
 """
 
 
