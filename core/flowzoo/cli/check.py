@@ -32,6 +32,7 @@ def check(
     deselect: Annotated[
         list[str] | None, typer.Option(help="A check to leave out; may be repeated.")
     ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which one check fails.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """Prove that plugins keep their contracts: the conformance suite."""
@@ -64,6 +65,7 @@ def check(
                 device=device,
                 deselect=tuple(word for word in deselect or () if word in own),
                 on_result=None if as_json else _show,
+                timeout=timeout,
             )
         )
     if everything:

@@ -13,6 +13,7 @@ import torch
 
 from flowzoo.testing.isolation import own_globals
 from flowzoo.testing.outcome import GOOD, Check, CheckFailed, NotApplicable, Status
+from flowzoo.testing.time_limit import time_limit
 
 SEED = 20_220_311
 
@@ -78,8 +79,13 @@ class Report:
         }
 
 
-def run_check(check: Check) -> Result:
-    """Run one check in a random stream of its own; whatever it raises becomes the result."""
+def run_check(check: Check, timeout: float | None = None) -> Result:
+    """Run one check in a random stream of its own; whatever it raises becomes the result.
+
+    Args:
+        check: the check.
+        timeout: seconds after which it has failed; None: as long as it likes.
+    """
     began = time.perf_counter()
     status: Status = "passed"
     message = ""
@@ -89,7 +95,8 @@ def run_check(check: Check) -> Result:
         with own_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(SEED)
-            check.run(check.subject)
+            with time_limit(timeout):
+                check.run(check.subject)
     except NotApplicable as reason:
         status, message = "skipped", str(reason)
     except CheckFailed as failure:
@@ -111,15 +118,16 @@ def run_all(
     name: str,
     checks: Iterable[Check],
     on_result: Callable[[Result], None] | None = None,
+    timeout: float | None = None,
 ) -> Report:
-    """Run checks in order; ``on_result`` hears of each as it ends."""
+    """Run checks in order; ``on_result`` hears of each as it ends, late ones have failed."""
     results: list[Result] = []
     broken = False
     for check in checks:
         if broken:
             results.append(Result(check.name, "skipped", "build fails"))
         else:
-            results.append(run_check(check))
+            results.append(run_check(check, timeout))
             broken = check.name == "build" and results[-1].status == "failed"
         if on_result is not None:
             on_result(results[-1])

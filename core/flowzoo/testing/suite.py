@@ -209,6 +209,7 @@ def run_checks(
     device: str | None = None,
     deselect: tuple[str, ...] = (),
     on_result: Callable[[Result], None] | None = None,
+    timeout: float | None = None,
 ) -> Report:
     """Run the checks of one plugin; see ``checks`` for the arguments.
 
@@ -216,9 +217,10 @@ def run_checks(
         plugin, name, level, options, sizes, device: as for ``checks``.
         deselect: names of checks to leave out.
         on_result: called with each result as it comes.
+        timeout: seconds after which a check has failed; in a main thread only.
 
     Raises:
-        ValueError: ``deselect`` names no check of the kind.
+        ValueError: ``deselect`` names no check of the kind, or ``timeout`` is not positive.
 
     Example:
         >>> run_checks("prior", "standard-normal").ok
@@ -234,7 +236,9 @@ def run_checks(
     kept = [check for check in chosen if check.name not in deselect]
     if not kept:
         raise PluginUsageError("deselect: expected at least one check to be left, got none")
-    return run_all(subject.kind, subject.name, kept, on_result)
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise PluginUsageError(f"timeout: expected > 0 and finite, got {timeout}")
+    return run_all(subject.kind, subject.name, kept, on_result, timeout)
 
 
 def everything() -> list[tuple[str, str]]:
