@@ -445,12 +445,37 @@ def test_the_special_conformal_map_keeps_its_digits_near_its_pole(features):
         assert float(off) < allowed, (distance, float(off))
 
 
-def test_the_special_conformal_map_at_the_origin():
+@pytest.mark.parametrize("start", [[0.0, 0.0, 0.0], [0.3, -0.2, 0.5]])
+def test_the_special_conformal_map_at_the_origin(start):
+    """Training data have rows at the centre of their chart, where the map has no direction."""
     bend = SpecialConformal(3).double()
     with torch.no_grad():
-        bend.b.copy_(torch.tensor([0.3, -0.2, 0.5]))
-    x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    step = bend.encode(x)
-    assert step.value.tolist() == [[0.0, 0.0, 0.0]] and float(step.log_abs_det.detach()) == 0.0
-    (gradient,) = torch.autograd.grad(step.value.sum(), x)
-    torch.testing.assert_close(gradient, torch.ones(1, 3, dtype=torch.float64))
+        bend.b.copy_(torch.tensor(start))
+    x = torch.tensor([[0.0, 0.0, 0.0], [1e-9, 0.0, 0.0], [1.0, 2.0, -0.5]], dtype=torch.float64)
+    for direction in (bend.encode, bend.decode):
+        step = direction(x)
+        assert (
+            step.value[0].tolist() == [0.0, 0.0, 0.0] and float(step.log_abs_det[0].detach()) == 0.0
+        )
+
+        def of(x, b, direction=direction):
+            bend.b = b
+            return tuple(direction(x))
+
+        weight = bend.b
+        del bend.b
+        at = x.clone().requires_grad_(), weight.detach().clone().requires_grad_()
+        assert torch.autograd.gradcheck(of, at)
+        del bend.b
+        bend.b = weight
+
+
+def test_the_two_forms_of_the_special_conformal_map_meet():
+    bend = SpecialConformal(4).double()
+    with torch.no_grad():
+        bend.b.normal_(generator=seeded())
+    away = torch.randn(200, 4, dtype=torch.float64, generator=seeded())
+    edge = 0.5 / bend.b.detach().norm() * away / away.norm(dim=1, keepdim=True)
+    below, above = bend.encode(edge * (1 - 1e-12)), bend.encode(edge * (1 + 1e-12))
+    torch.testing.assert_close(below.value, above.value, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(below.log_abs_det, above.log_abs_det, rtol=1e-10, atol=1e-10)

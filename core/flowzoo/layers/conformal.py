@@ -181,17 +181,20 @@ def _bend(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The special conformal map of x (N, D), and the log of its denominator (N,).
 
     The denominator is |w|^2 with w = x / |x| - |x| b, and the map is |x| w / |w|^2: near the pole,
-    where w is small, the sum 1 - 2 b.x + |b|^2 |x|^2 itself would cancel to nothing.
+    where w is small, the sum 1 - 2 b.x + |b|^2 |x|^2 itself would cancel to nothing. At the origin,
+    where x has no direction, that sum cannot cancel and is used.
     """
     square = x.square().sum(dim=1, keepdim=True)
-    inside = square > 0.0
-    norm = torch.where(inside, square, torch.ones_like(square)).sqrt()
+    reach = b.square().sum(dim=-1, keepdim=True) * square
+    near = reach < 0.25  # the sum is then between 1/4 and 9/4
+    one = torch.ones_like(square)
+    # what is not chosen is computed of 1, as 0 / 0 in a branch that is not taken spoils gradients
+    plain = torch.where(near, 1.0 - 2.0 * (b * x).sum(dim=1, keepdim=True) + reach, one)
+    norm = torch.where(near, one, square).sqrt()
     w = x / norm - norm * b
-    ratio = w.square().sum(dim=1, keepdim=True)
-    value = norm * w / ratio
-    # at the origin, which has no direction, the map is the identity
-    ratio = torch.where(inside, ratio, torch.ones_like(ratio))
-    return torch.where(inside, value, x), ratio[:, 0].log()
+    ratio = torch.where(near, one, w.square().sum(dim=1, keepdim=True))
+    value = torch.where(near, (x - square * b) / plain, norm * w / ratio)
+    return value, torch.where(near, plain, ratio)[:, 0].log()
 
 
 class Pad(BaseFlow):
