@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -245,12 +245,14 @@ def test_importing_flowzoo_imports_nothing_heavy() -> None:
 
 
 def test_list_is_quick() -> None:
+    """By the processor's clock: other programs may keep the machine busy."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run("list").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1.5  # 0.3 s on an idle machine; torch alone takes longer than this
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 1.0  # 0.2 s on an idle machine; importing torch alone takes 1.5 s
 
 
 def test_a_closed_pipe_is_quiet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -40,7 +41,12 @@ def test_the_files(kind: NewKind, tmp_path: Path, capsys: pytest.CaptureFixture[
     for file in files:
         assert "$" not in (root / file).read_text(), file
     out = capsys.readouterr().out
-    for step in (f"cd {root}", "pip install", f"flowzoo check {kind} {name}", "flowzoo bench"):
+    for step in (
+        f"cd {shlex.quote(str(root))}",
+        "pip install",
+        f"flowzoo check {kind} {name}",
+        "flowzoo bench",
+    ):
         assert step in out
 
 
