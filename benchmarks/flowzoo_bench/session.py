@@ -49,7 +49,7 @@ def claimed(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("a")
+        file = (out / ".lock").open("ab")
     except OSError as error:
         raise UsageError(
             f"--out: cannot write in {out}: {error.strerror or error}; expected a folder of yours"
@@ -258,7 +258,7 @@ def _drop_checkpoints(folder: Path) -> None:
 
 def _progress(job: Job) -> str:
     try:
-        data = json.loads((job.folder / PROGRESS).read_text())
+        data = json.loads((job.folder / PROGRESS).read_text("utf-8"))
         return f"{data['stage']} {data['step']}/{data['total']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

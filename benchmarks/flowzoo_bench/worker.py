@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait until no other worker is in the pack: one of a killed bench may still be dying."""
-    with path.open("w") as file:
+    with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -175,7 +175,7 @@ class PackRun:
         self._shown_at = time.monotonic()
         data = {"stage": event.stage, "step": event.step, "total": event.total_steps}
         temporary = self.folder / f".{PROGRESS}.tmp"
-        temporary.write_text(json.dumps(data))
+        temporary.write_text(json.dumps(data), "utf-8")
         os.replace(temporary, self.folder / PROGRESS)
 
 

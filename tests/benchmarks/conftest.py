@@ -181,7 +181,7 @@ class Bench:
 
     def write(self, text: str, name: str = "experiment.toml") -> Path:
         path = self.folder / name
-        path.write_text(text)
+        path.write_text(text, "utf-8")
         return path
 
     def command(self, *arguments: object) -> list[str]:
@@ -211,12 +211,14 @@ def faulty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("site")
     package = path / "faulty_plugins"
     package.mkdir()
-    (package / "__init__.py").write_text(_SPECS)
-    (package / "parts.py").write_text(_MODULE)
+    (package / "__init__.py").write_text(_SPECS, "utf-8")
+    (package / "parts.py").write_text(_MODULE, "utf-8")
     info = path / "faulty_plugins-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-plugins\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(_POINTS)
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: faulty-plugins\nVersion: 1.0\n", "utf-8"
+    )
+    (info / "entry_points.txt").write_text(_POINTS, "utf-8")
     return path
 
 
@@ -242,7 +244,7 @@ def workers_of() -> Callable[[Path], list[int]]:
             if entry.name.isdigit():
                 try:
                     words = (entry / "cmdline").read_bytes()
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    state = (entry / "stat").read_text("utf-8").rpartition(")")[2].split()[0]
                 except OSError:
                     continue
                 if b"flowzoo_bench.worker" in words and str(folder).encode() in words:

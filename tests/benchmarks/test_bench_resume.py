@@ -36,7 +36,7 @@ def load(out: Path) -> dict[str, dict[str, Any]]:
     """Records without clocks."""
     found = {}
     for path in sorted(out.glob("records/*/record.json")):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
         for name in CLOCKS:
             record.pop(name)
         for curve in record["curves"]:
@@ -87,7 +87,7 @@ def test_kills_and_resume(
         for file, before in kept.items():  # no finished run is touched
             assert (file.stat().st_mtime_ns, file.read_bytes()) == before
         for file in out.glob("records/*/record.json"):
-            json.loads(file.read_text())
+            json.loads(file.read_text("utf-8"))
             kept[file] = (file.stat().st_mtime_ns, file.read_bytes())
     assert kept
     code, output = bench.run(*arguments, out)

@@ -42,7 +42,7 @@ def records(out: Path) -> list[dict[str, Any]]:
         raise AssertionError(f"{token} in a record")
 
     paths = sorted(out.glob("records/*/record.json"))
-    return [json.loads(path.read_text(), parse_constant=refuse) for path in paths]
+    return [json.loads(path.read_text("utf-8"), parse_constant=refuse) for path in paths]
 
 
 def by_method(out: Path) -> dict[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     assert found["score-nan"]["metrics"][0]["value"] is None
     assert not workers_of(out)
     assert (out / found["flood"]["log"]).stat().st_size < 1_200_000
-    with (out / "table.csv").open() as file:
+    with (out / "table.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == (
         "task,method,metric,mean,ci95,n,ok,failed,likelihood,measure,oracle,gap".split(",")
@@ -87,11 +87,11 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     assert {row["method"] for row in rows} == {*faults, "oracle", "real data"}
     (kill,) = [row for row in rows if row["method"] == "kill"]
     assert (kill["mean"], kill["ok"], kill["failed"]) == ("", "0", "1")
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     assert page.index("## Failures") < page.index("## blob")
     assert "BUG: liar on blob is above the oracle" in page
     assert "BUG: good" not in page
-    text = (out / "records").parent.joinpath("table.md").read_text() + json.dumps(records(out))
+    text = page + json.dumps(records(out))
     assert str(bench.folder) not in text and os.uname().nodename not in text
 
     # again: results stay, failures are tried once more, and each is still one row
@@ -100,7 +100,7 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     assert code == 1, output
     assert "2 runs, 1 already done" in output
     changed = [p for p, data in kept.items() if p.read_bytes() != data]
-    assert [json.loads(p.read_text())["status"] for p in changed] == ["error"]
+    assert [json.loads(p.read_text("utf-8"))["status"] for p in changed] == ["error"]
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_a_pack_with_failing_members_loses_only_those(bench: Any, faulty: Path) 
         expected[spec.replicate] = "crashed" if unlucky else "ok"
     assert {record["spec"]["replicate"]: record["status"] for record in found} == expected
     assert set(expected.values()) == {"ok", "crashed"}  # the case has both
-    packs = [json.loads(path.read_text()) for path in out.glob("packs/*/pack.json")]
+    packs = [json.loads(path.read_text("utf-8")) for path in out.glob("packs/*/pack.json")]
     assert sorted(len(pack["runs"]) for pack in packs) == [1, 1, 1, 3]
 
 
@@ -167,7 +167,7 @@ def test_bad_arguments(bench: Any) -> None:
 def test_an_unwritable_folder_is_a_clear_error(bench: Any) -> None:
     path = bench.write(experiment("good"))
     blocked = bench.folder / "file"
-    blocked.write_text("in the way")
+    blocked.write_text("in the way", "utf-8")
     places = [blocked, blocked / "below"]
     if os.geteuid() != 0:  # root may write anywhere
         closed = bench.folder / "closed"
@@ -213,7 +213,7 @@ def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
     left = [out / name for name in (".table.md.9.tmp", "figures/.blob-curves.png.9.tmp")]
     for path in (*strangers, *left):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
+        path.write_text("x", "utf-8")
     experiment_file = bench.write(experiment("good"))
     code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
     assert code == 0, output
@@ -223,7 +223,7 @@ def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
     (record,) = out.glob("records/*/record.json")
     record.unlink()
     (pack,) = out.glob("packs/*/pack.json")
-    pack.write_text("{")
+    pack.write_text("{", "utf-8")
     code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
     assert code == 0, output
 
@@ -239,7 +239,7 @@ def test_a_bench_counts_what_was_done_before(bench: Any) -> None:
     # another label for the same runs is for all of them
     renamed = bench.write(experiment("good").replace('"good"', '"better"'), "renamed.toml")
     again, _ = bench.run("bench", renamed, "--out", out, "--no-figures")
-    with (out / "table.csv").open() as file:
+    with (out / "table.csv").open(encoding="utf-8") as file:
         methods = {(row["method"], row["ok"]) for row in csv.DictReader(file)}
     assert again == 0 and ("better", "3") in methods and "good" not in {m for m, _ in methods}
     assert "3 runs, 2 already done" in output and "[3/3]" in output and "[4/3]" not in output
@@ -259,7 +259,7 @@ def test_ctrl_c_keeps_what_is_finished(bench: Any, workers_of: Callable[[Path], 
     assert "interrupted" in output and "Traceback" not in output
     assert not workers_of(out)
     assert {name: record["status"] for name, record in by_method(out).items()} == {"good": "ok"}
-    with (out / "table.csv").open() as file:
+    with (out / "table.csv").open(encoding="utf-8") as file:
         assert "good" in {row["method"] for row in csv.DictReader(file)}
 
 

@@ -23,15 +23,15 @@ from pathlib import Path
 from flowzoo_bench.lifeline import tie_to_parent
 tie_to_parent("FLOWZOO_PARENT_PIPE")
 folder = Path(sys.argv[1])
-(folder / "pid").write_text(str(os.getpid()))
-exec((folder / "script.py").read_text())
+(folder / "pid").write_text(str(os.getpid()), "utf-8")
+exec((folder / "script.py").read_text("utf-8"))
 """
 
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Let the executor start the stand-in."""
-    (tmp_path / "stand_in.py").write_text(_WORKER)
+    (tmp_path / "stand_in.py").write_text(_WORKER, "utf-8")
     real = local.subprocess.Popen
 
     def popen(command: list[str], **options: object) -> object:
@@ -45,7 +45,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def job(folder: Path, name: str, script: str, timeout: float | None = None, cost: float = 0) -> Job:
     place = folder / name
     place.mkdir()
-    (place / "script.py").write_text(script)
+    (place / "script.py").write_text(script, "utf-8")
     return Job(name, place, timeout, cost)
 
 
@@ -61,7 +61,7 @@ def drain(executor: Executor, seconds: float = 30.0) -> dict[str, Outcome]:
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
@@ -77,7 +77,7 @@ FORK = """
 child = os.fork()
 if child == 0:
     time.sleep(1000)
-(folder / "half").write_text(str(child))
+(folder / "half").write_text(str(child), "utf-8")
 os.replace(folder / "half", folder / "child")
 """
 
@@ -100,9 +100,9 @@ def test_every_end_has_its_outcome(jobs: Path) -> None:
     assert outcomes["raises"].reason == "exit code 1: RuntimeError: oh no"
     assert outcomes["killed"].reason == "killed by SIGKILL"
     assert outcomes["late"].reason == "no end after 2 s"
-    assert "fine" in (jobs / "good" / LOG).read_text()
+    assert "fine" in (jobs / "good" / LOG).read_text("utf-8")
     for name in ("late", "forks"):
-        assert gone(int((jobs / name / "child").read_text()))
+        assert gone(int((jobs / name / "child").read_text("utf-8")))
 
 
 def test_output_is_capped_and_its_end_kept(jobs: Path) -> None:
@@ -144,8 +144,8 @@ def test_closing_kills_and_drops(jobs: Path) -> None:
     while not (jobs / "long" / "child").exists():
         executor.next_outcome(0.05)
     executor.close()
-    assert gone(int((jobs / "long" / "pid").read_text()))
-    assert gone(int((jobs / "long" / "child").read_text()))
+    assert gone(int((jobs / "long" / "pid").read_text("utf-8")))
+    assert gone(int((jobs / "long" / "child").read_text("utf-8")))
     assert not (jobs / "waiting" / "pid").exists()
     with pytest.raises(RuntimeError, match="closed"):
         executor.submit(Job("x", jobs))
@@ -156,7 +156,7 @@ def test_workers_share_the_cores(jobs: Path) -> None:
         executor.submit(job(jobs, "env", "print(os.environ['OMP_NUM_THREADS'])"))
         drain(executor)
     cores = len(os.sched_getaffinity(0))
-    assert (jobs / "env" / LOG).read_text().strip() == str(cores)
+    assert (jobs / "env" / LOG).read_text("utf-8").strip() == str(cores)
 
 
 def test_a_worker_that_cannot_start_is_an_outcome(jobs: Path) -> None:
@@ -185,7 +185,7 @@ while True:
     end = time.monotonic() + 20
     while not (place / "child").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    worker, child = int((place / "pid").read_text()), int((place / "child").read_text())
+    worker, child = (int((place / name).read_text("utf-8")) for name in ("pid", "child"))
     assert alive(worker) and alive(child)
     os.kill(real, signal.SIGKILL)
     os.waitpid(real, 0)

@@ -208,7 +208,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_surface_number_is_ranked_and_paired_with_nothing(out: Path) -> None:
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     body = page[page.index("## blob") :]
     main, others = body.split("On surfaces the models have learned")
     # the table in space is in order of its own numbers, and holds no surface number
@@ -237,7 +237,7 @@ def test_a_surface_as_the_default_is_listed_apart_in_no_order_of_merit(out: Path
         put(out, spec("U", replicate), density(3.0, str(LEARNED)))
         put(out, spec("V", replicate), density(99.0, str(LEARNED)))
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     apart = page.index("Densities against surface(dim=2, learned), each model's own: not ranked")
     assert page.index("| B |") < apart < page.index("| U |") < page.index("| V |")
     assert page.index("Densities against lebesgue") < page.index("| B |")
@@ -288,9 +288,9 @@ def test_the_published_page_has_the_pair(out: Path) -> None:
 
     write_report(out, figures=False)
     main(out)
-    page = (out / "published.md").read_text()
+    page = (out / "published.md").read_text("utf-8")
     assert "## Flows onto manifolds" in page
     assert "| blob | – | – | – | – | – | – | 35.00 ± 0.00 | 0.700 | -1.00 ± 0.00 |" in page
-    with (out / "table.csv").open() as file:
+    with (out / "table.csv").open(encoding="utf-8") as file:
         assert any(row["measure"] == str(LEARNED) for row in csv.DictReader(file))
     assert json.loads(json.dumps(str(LEARNED))) == str(LEARNED)

@@ -49,7 +49,7 @@ def test_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path, record())
     path = run_folder(tmp_path, SPEC.run_id) / RECORD
     assert read_record(path) == record()
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text("utf-8"))["schema"] == 1
     assert [file.name for file in path.parent.iterdir()] == [RECORD]
 
 
@@ -83,7 +83,7 @@ def test_damaged_records_are_refused_and_count_as_missing(
 ) -> None:
     path = run_folder(tmp_path, SPEC.run_id) / RECORD
     path.parent.mkdir(parents=True)
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     with pytest.raises(ValueError, match=message):
         read_record(path)
     assert find_record(tmp_path, SPEC.run_id) is None
@@ -94,9 +94,9 @@ def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
     other = SPEC.model_copy(update={"replicate": 5})
     path = tmp_path / "record.json"
     write_record(tmp_path, record())
-    data = json.loads((run_folder(tmp_path, SPEC.run_id) / RECORD).read_text())
+    data = json.loads((run_folder(tmp_path, SPEC.run_id) / RECORD).read_text("utf-8"))
     data["spec"]["replicate"] = other.replicate
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), "utf-8")
     with pytest.raises(ValueError, match="run id"):
         read_record(path)
 
@@ -125,7 +125,7 @@ def test_an_unchanged_spec_is_not_written_again(tmp_path: Path) -> None:
     write_spec(tmp_path, SPEC)
     assert path.stat().st_mtime_ns == before
     write_spec(tmp_path, SPEC.model_copy(update={"method_label": "new name"}))
-    assert json.loads(path.read_text())["method_label"] == "new name"
+    assert json.loads(path.read_text("utf-8"))["method_label"] == "new name"
 
 
 def test_the_schema_is_exported() -> None:

@@ -76,7 +76,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def rows_of(out: Path, name: str = "table.csv") -> list[dict[str, str]]:
-    with (out / name).open() as file:
+    with (out / name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -110,7 +110,7 @@ def test_paired_differences_use_common_replicates_of_one_measure(out: Path) -> N
 
 def test_the_page_shows_failures_first_and_the_oracle_on_top(out: Path) -> None:
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     assert page.index("## Failures") < page.index("## blob")
     assert "killed by \\| SIGKILL" in page
     assert "9 runs: 1 crashed, 1 non_finite, 6 ok, 1 pending." in page
@@ -123,7 +123,7 @@ def test_the_page_shows_failures_first_and_the_oracle_on_top(out: Path) -> None:
 def test_measures_are_never_ranked_together(out: Path) -> None:
     put(out, spec("S", 0), density(100.0, measure="surface(dim=2)"))
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     first = page.index("Densities against lebesgue")
     second = page.index("Densities against surface(dim=2)")
     assert first < page.index("| A |") < second < page.index("| S |")
@@ -133,7 +133,7 @@ def test_bounds_and_estimates_are_marked(out: Path) -> None:
     put(out, spec("L", 0), density(7.0, likelihood="lower_bound"))
     put(out, spec("M", 0), density(8.0, likelihood="estimate(64)"))
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     assert "| L | ≥ 7 |" in page
     assert "| M | ~ 8 |" in page
 
@@ -145,7 +145,7 @@ def test_real_data_stands_beside_scores_of_samples(out: Path) -> None:
     assert rows["real data", "sample_kde_cv"].mean == 2.5
     assert rows["A", "sample_kde_cv"].gap is None
     write_report(out, figures=False)
-    assert "*real data*" in (out / "table.md").read_text()
+    assert "*real data*" in (out / "table.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_one_bad_metric_leaves_the_others_in_the_table(tmp_path: Path, status: s
     assert (rows[LL]["mean"], rows[LL]["n"]) == ("3.0", "2")
     assert (rows[LL]["ok"], rows[LL]["failed"]) == ("1", "1")
     assert (rows["mine"]["mean"], rows["mine"]["n"]) == ("1.0", "1")
-    assert "metric 'mine': no" in (tmp_path / "table.md").read_text()
+    assert "metric 'mine': no" in (tmp_path / "table.md").read_text("utf-8")
 
 
 def test_amortised_times_have_a_name_of_their_own(tmp_path: Path) -> None:
@@ -245,10 +245,10 @@ def test_derived_files_can_be_deleted_and_come_back_equal(out: Path) -> None:
 
 
 def test_damaged_records_are_listed_not_fatal(out: Path) -> None:
-    (run_folder(out, spec("B", 1).run_id) / "record.json").write_text("{")
+    (run_folder(out, spec("B", 1).run_id) / "record.json").write_text("{", "utf-8")
     (out / "records" / "stray").mkdir()
     write_report(out, figures=False)
-    page = (out / "table.md").read_text()
+    page = (out / "table.md").read_text("utf-8")
     assert "unreadable" in page and "records/stray" in page
     (b,) = [row for row in rows_of(out) if row["method"] == "B"]
     assert (b["n"], b["ok"], b["failed"]) == ("2", "2", "1")
@@ -309,7 +309,7 @@ def test_a_sweep_is_drawn_in_its_order(tmp_path: Path, values: list[Any]) -> Non
             put(tmp_path, run, density(number + replicate, 9.0), *more)
     put(tmp_path, spec("flow", 0), density(0.5, 9.0))
     experiment = {"name": "sweep", "tasks": [{"name": "blob", "label": ""}], "methods": methods}
-    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment), "utf-8")
     write_report(tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "blob-sweep-partitioner-num.png"
@@ -341,7 +341,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other(tmp_path: Path) -> None:
     assert {"blob-samples.png", "blob-curves.png"} <= drawn
     assert "blob-charts.png" not in drawn
     assert any(p.startswith("figures/blob-charts.png not drawn: ") for p in results.problems)
-    assert "figures/blob-charts.png not drawn" in (tmp_path / "table.md").read_text()
+    assert "figures/blob-charts.png not drawn" in (tmp_path / "table.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("rows", [1, 2])

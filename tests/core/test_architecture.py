@@ -19,6 +19,7 @@ PLUGINS = ROOT / "plugins" / "flowzoo_plugins"
 BENCH = ROOT / "benchmarks" / "flowzoo_bench"
 PACKAGES = (CORE, PLUGINS, BENCH)
 FILES = sorted(file for package in PACKAGES for file in package.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAX_LINES = 450
 
 
@@ -95,6 +96,28 @@ def forbidden_code(tree: ast.AST, where: str) -> list[str]:
     return found
 
 
+def text_in_the_locales_encoding(tree: ast.AST, where: str) -> list[str]:
+    """Text files read or written in whatever encoding the caller's locale has."""
+    arguments_before_it = {"read_text": 0, "write_text": 1}
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = _name(node.func).rpartition(".")
+        if isinstance(node.func, ast.Attribute):
+            name = node.func.attr  # of any expression
+        if any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        if name in arguments_before_it and len(node.args) <= arguments_before_it[name]:
+            found.append(f"{where}:{node.lineno} {name} without an encoding")
+        if name == "open" and owner not in ("os", "tarfile"):
+            given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+            modes = [m.value for m in given if isinstance(m, ast.Constant)]
+            if not any(isinstance(mode, str) and "b" in mode for mode in modes):
+                found.append(f"{where}:{node.lineno} open without an encoding")
+    return found
+
+
 def test_arrows_run_one_way() -> None:
     assert len(FILES) > 50
     assert [line for file in FILES for line in forbidden_imports(_tree(file), file)] == []
@@ -105,8 +128,17 @@ def test_no_code_that_runs_data_and_no_assert() -> None:
     assert [line for found in lines for line in found] == []
 
 
+def test_text_files_have_an_encoding() -> None:
+    lines = [
+        text_in_the_locales_encoding(_tree(file), str(file.relative_to(ROOT)))
+        for file in (*FILES, *TESTS)
+        if file.parent != CORE / "testing"  # passes ASCII between two processes of one locale
+    ]
+    assert [line for found in lines for line in found] == []
+
+
 def test_files_are_short() -> None:
-    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in FILES}
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in FILES}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
@@ -163,8 +195,31 @@ def test_the_code_check_lets_pass() -> None:
     assert forbidden_code(ast.parse(code), "x") == []
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "path.read_text()",
+        "(a / 'b').write_text(x)",
+        "open('x')",
+        "path.open()",
+        "path.open('a')",
+        "open('x', mode='w')",
+    ],
+)
+def test_the_encoding_check_sees(code: str) -> None:
+    assert text_in_the_locales_encoding(ast.parse(code), "x")
+
+
+def test_the_encoding_check_lets_pass() -> None:
+    code = (
+        "a.read_text('utf-8')\na.write_text(x, encoding='utf-8')\nopen('x', 'rb')\n"
+        "a.open('ab')\nos.open(a, os.O_RDONLY)\na.open(encoding='utf-8')"
+    )
+    assert text_in_the_locales_encoding(ast.parse(code), "x") == []
+
+
 def _tree(file: Path) -> ast.AST:
-    return ast.parse(file.read_text(), str(file))
+    return ast.parse(file.read_text("utf-8"), str(file))
 
 
 # --- importing changes nothing -----------------------------------------------------------------

@@ -52,12 +52,14 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         f"target='fake_cli_target:{n}')\n"
         for n in names
     )
-    (tmp_path / "fake_cli_target.py").write_text(COMMAND)
-    (tmp_path / "fake_cli.py").write_text("from flowzoo.plugin import PluginSpec\n" + specs)
+    (tmp_path / "fake_cli_target.py").write_text(COMMAND, "utf-8")
+    (tmp_path / "fake_cli.py").write_text(
+        "from flowzoo.plugin import PluginSpec\n" + specs, "utf-8"
+    )
     info = tmp_path / "fake_cli-1.0.dist-info"
     info.mkdir()
     lines = [f"{n} = fake_cli:{n}" for n in names] + ["torn = fake_cli:torn"]
-    (info / "entry_points.txt").write_text("[flowzoo.commands]\n" + "\n".join(lines))
+    (info / "entry_points.txt").write_text("[flowzoo.commands]\n" + "\n".join(lines), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     registry.refresh()
     yield
@@ -100,9 +102,9 @@ def test_list_shows_why_and_warns(
     good, bad = tmp_path / "good-1.0.dist-info", tmp_path / "bad-1.0.dist-info"
     for folder in (good, bad):
         folder.mkdir()
-    (good / "METADATA").write_text("Name: good\nVersion: 1.0\n")
-    (good / "entry_points.txt").write_text("[flowzoo.tasks]\nodd = fake_not_there:SPEC\n")
-    (bad / "entry_points.txt").write_text("no header\n")
+    (good / "METADATA").write_text("Name: good\nVersion: 1.0\n", "utf-8")
+    (good / "entry_points.txt").write_text("[flowzoo.tasks]\nodd = fake_not_there:SPEC\n", "utf-8")
+    (bad / "entry_points.txt").write_text("no header\n", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     registry.refresh()
     assert main(["list", "--kind", "task"]) == 0

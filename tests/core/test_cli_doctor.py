@@ -198,7 +198,7 @@ def test_variables(site: Site, monkeypatch: pytest.MonkeyPatch, quiet: None) -> 
 def test_every_variable_that_is_read_is_known() -> None:
     root = Path(__file__).resolve().parents[2]
     text = "".join(
-        file.read_text()
+        file.read_text("utf-8")
         for package in ("core", "plugins", "benchmarks")
         for file in (root / package).rglob("*.py")
         if file.name != "environment.py"
@@ -322,16 +322,18 @@ def test_an_editable_install_that_is_stale(site: Site, tmp_path: Path) -> None:
     source.mkdir()
     project = source / "pyproject.toml"
     table = '[project.entry-points."flowzoo.tasks"]\nthing = "fake_mine_thing:SPEC"\n'
-    project.write_text(table)
+    project.write_text(table, "utf-8")
     site.plugin("mine", "thing")
     info = site.folder / "mine-1.0.dist-info"
     url = source.as_uri()
-    (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
+    (info / "direct_url.json").write_text(
+        json.dumps({"url": url, "dir_info": {"editable": True}}), "utf-8"
+    )
     assert said(plugins.stale_installs()) == []
-    project.write_text(table + 'more = "fake_mine_thing:MORE"\n')
+    project.write_text(table + 'more = "fake_mine_thing:MORE"\n', "utf-8")
     (line,) = said(plugins.stale_installs())
     assert line.startswith("mine: more: pyproject.toml has changed") and str(source) in line
     project.unlink()
     assert "FileNotFoundError" in said(plugins.stale_installs())[0]
-    (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {}}))
+    (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {}}), "utf-8")
     assert said(plugins.stale_installs()) == []

@@ -35,11 +35,11 @@ def test_the_files(kind: NewKind, tmp_path: Path, capsys: pytest.CaptureFixture[
         f"{module}/__init__.py", f"{module}/plugin.py", f"{module}/py.typed",
         f"tests/test_{module}.py",
     } and len(files) == 10  # fmt: skip
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["name"] == name
     assert project["entry-points"] == {GROUPS[kind]: {name: f"{module}.plugin:PLUGIN"}}
     for file in files:
-        assert "$" not in (root / file).read_text(), file
+        assert "$" not in (root / file).read_text("utf-8"), file
     out = capsys.readouterr().out
     for step in (
         f"cd {shlex.quote(str(root))}",
@@ -57,7 +57,7 @@ def test_the_code_is_clean(kind: NewKind, tmp_path: Path) -> None:
     for place, text in plugin_files(name_of(kind), kind).items():
         file = tmp_path / place
         file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
+        file.write_text(text, "utf-8")
         if place.endswith(".py"):
             own = {place.partition("/")[0], f"fresh_{kind}".replace("-", "_")}
             names = imported(text)
@@ -121,6 +121,9 @@ def test_an_existing_folder_is_left_alone(
         ("torch", "task", "there is a module 'torch'"),
         ("flowzoo-plugins", "task", "there is a module 'flowzoo_plugins'"),
         ("tests", "task", "there is a module 'tests'"),
+        ("dist", "task", "'s .gitignore leaves /dist/ out of the repository and of the wheel"),
+        ("runs", "mixture", "leaves /runs/ out of the repository and of the wheel; try 'my-runs'"),
+        ("build", "base-flow", "try 'my-build'"),  # or hides the module that makes wheels
         ("winreg", "task", "there is a module 'winreg'"),  # of Python on Windows
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from flowzoo import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 PACKAGES = ("core/flowzoo", "plugins/flowzoo_plugins", "benchmarks/flowzoo_bench")
 
 
@@ -61,7 +61,7 @@ def modules_with_examples() -> list[str]:
     for package in PACKAGES:
         folder = ROOT / package
         for file in sorted(folder.rglob("*.py")):
-            if ">>>" in file.read_text():
+            if ">>>" in file.read_text("utf-8"):
                 dotted = ".".join(file.relative_to(folder.parent).with_suffix("").parts)
                 names.append(dotted.removesuffix(".__init__"))
     return names

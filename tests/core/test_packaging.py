@@ -33,7 +33,7 @@ def source_files(folder: Path) -> Iterator[Path]:
 
 
 def pyproject() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_metadata_of_the_wheel(built: tuple[Path, Path]) -> None:
 
 
 def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {_normal(name): version for name, version in pairs}
 
@@ -164,22 +164,22 @@ def test_the_interfaces_a_package_promises_to_type_checkers() -> None:
 
 
 def test_gitignore_is_anchored() -> None:
-    lines = (ROOT / ".gitignore").read_text().splitlines()
+    lines = (ROOT / ".gitignore").read_text("utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     loose = [pattern for pattern in patterns if not pattern.startswith("/")]
     assert loose == ["__pycache__/", "*.egg-info/"]
 
 
 def test_the_licence_is_whole() -> None:
-    text = (ROOT / "LICENSE").read_text()
+    text = (ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
     assert [f"   {n}. " in text for n in range(1, 10)] == [True] * 9
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    start = "\n".join((ROOT / "README.md").read_text().splitlines()[:12])
+    start = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:12])
     assert "make bench" in start and "make test" in start
-    assert "\n## Results" in (ROOT / "README.md").read_text()
+    assert "\n## Results" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_make_runs_what_the_readme_says() -> None:
@@ -196,7 +196,7 @@ def test_an_old_python_is_refused_with_a_way_out(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     old = tmp_path / "old-python"
     code = "import sys; sys.version_info = (3, 9); sys.version = '3.9.1 (old)'"
-    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}; $2"\n')
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}; $2"\n', "utf-8")
     old.chmod(0o755)
     done = subprocess.run(
         ["make", "install", f"PYTHON={old}"],
@@ -213,5 +213,5 @@ def test_an_old_python_is_refused_with_a_way_out(tmp_path: Path) -> None:
 def test_ci_calls_make_test() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    text = script.read_text()
+    text = script.read_text("utf-8")
     assert "set -euo pipefail" in text and text.rstrip().endswith("make test")

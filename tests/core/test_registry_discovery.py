@@ -50,7 +50,7 @@ def test_a_neighbour_that_is_not_utf8(site: Site) -> None:
 def test_a_key_listed_twice_keeps_the_first(site: Site) -> None:
     module = site.plugin("twice", "one")
     text = f"[flowzoo.tasks]\none = {module}:SPEC\none = elsewhere:SPEC\n"
-    (site.folder / "twice-1.0.dist-info" / "entry_points.txt").write_text(text)
+    (site.folder / "twice-1.0.dist-info" / "entry_points.txt").write_text(text, "utf-8")
     assert tasks()["twice:one"].value == f"{module}:SPEC"
     assert any("listed twice" in problem.error for problem in registry.problems())
 
@@ -105,7 +105,7 @@ def test_stale_egg_info_earlier_on_the_path_wins(tmp_path: Path) -> None:
 def test_extras_after_the_value_are_ignored(site: Site) -> None:
     module = site.plugin("extra", "one")
     text = f"[flowzoo.tasks]\none = {module}:SPEC [fast, big]\n"
-    (site.folder / "extra-1.0.dist-info" / "entry_points.txt").write_text(text)
+    (site.folder / "extra-1.0.dist-info" / "entry_points.txt").write_text(text, "utf-8")
     assert tasks()["extra:one"].state == "ready"
 
 

@@ -31,7 +31,7 @@ from flowzoo.plugin import KINDS
 def test_broken_shows_the_first_line_and_stops_no_other(site: Site, body: str, error: str) -> None:
     site.plugin("good", "one")
     module = site.plugin("bad", "two")
-    (site.folder / f"{module}.py").write_text(body)
+    (site.folder / f"{module}.py").write_text(body, "utf-8")
     found = tasks()
     assert found["good:one"].state == "ready"
     assert found["bad:two"].state == "broken"
@@ -139,7 +139,7 @@ def test_what_a_spec_prints_does_not_reach_stdout(
 ) -> None:
     module = site.plugin("loud", "one")
     file = site.folder / f"{module}.py"
-    file.write_text("print('loud!')\n" + file.read_text())
+    file.write_text("print('loud!')\n" + file.read_text("utf-8"), "utf-8")
     assert tasks()["loud:one"].state == "ready"
     assert capsys.readouterr().out == ""
 
@@ -197,7 +197,7 @@ def test_entry_points_agree_with_pyproject(project: Path) -> None:
 
     from flowzoo.plugin import GROUPS
 
-    text = (project / "pyproject.toml").read_text()
+    text = (project / "pyproject.toml").read_text("utf-8")
     written = tomllib.loads(text)["project"]["entry-points"]
     expected = {(kind, name) for kind, group in GROUPS.items() for name in written[group]}
     found = {(e.kind, e.name) for e in registry.entries() if e.distribution == "flowzoo"}

@@ -34,8 +34,10 @@ class Site:
         info.mkdir()
         if metadata:
             name = "PKG-INFO" if egg else "METADATA"
-            (info / name).write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(text)
+            (info / name).write_text(
+                f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n", "utf-8"
+            )
+        (info / "entry_points.txt").write_text(text, "utf-8")
         return info
 
     def plugin(
@@ -53,13 +55,13 @@ class Site:
         module = module or f"fake_{dist.replace('-', '_').lower()}_{name.replace('-', '_')}"
         spec_kind, spec_name = said or (kind, name)
         text = SPEC.format(kind=spec_kind, name=spec_name, module=module, extra=extra)
-        (self.folder / f"{module}.py").write_text(text)
+        (self.folder / f"{module}.py").write_text(text, "utf-8")
         group = f"flowzoo.{kind.replace('-', '_')}s"
         self.entry_points(f"[{group}]\n{name} = {module}:SPEC\n", dist, version, **how)
         return module
 
     def target(self, module: str, text: str) -> None:
-        (self.folder / f"{module}_target.py").write_text(text)
+        (self.folder / f"{module}_target.py").write_text(text, "utf-8")
 
 
 def tasks() -> dict[str, registry.Entry]:

@@ -37,7 +37,7 @@ def test_it_knows_only_what_is_public() -> None:
     files = sorted(SOURCE.rglob("*.py"))
     assert len(files) == 8
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
@@ -49,7 +49,8 @@ def test_nothing_here_knows_of_it() -> None:
     root = SOURCE.parents[2]
     for package in ("core", "plugins", "benchmarks"):
         for file in (root / package).rglob("*.py"):
-            assert "sinh-arcsinh" not in file.read_text() and "flowzoo_sinh" not in file.read_text()
+            text = file.read_text("utf-8")
+            assert "sinh-arcsinh" not in text and "flowzoo_sinh" not in text
 
 
 def test_list_and_info(sinh: Outside, tmp_path: Path) -> None:

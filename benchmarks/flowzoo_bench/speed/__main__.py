@@ -54,8 +54,10 @@ def main(
         print("\n".join(lines[-len(times) - 5 :]), flush=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "speed.md").write_text("\n".join(lines))
-        (out / "speed.json").write_text(json.dumps({"setting": header, "rows": records}, indent=1))
+        (out / "speed.md").write_text("\n".join(lines), "utf-8")
+        (out / "speed.json").write_text(
+            json.dumps({"setting": header, "rows": records}, indent=1), "utf-8"
+        )
 
 
 def _times(
