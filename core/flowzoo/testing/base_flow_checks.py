@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,10 +17,13 @@ from flowzoo.testing.numerics import (
     difference,
     finite,
 )
+from flowzoo.testing.operations import operations
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.refusals import refuses
 from flowzoo.testing.subject import Subject, trying
 from flowzoo.training.packing import is_packable
+
+_TELLING = 4  # columns from which one pass a column can be told from one pass
 
 
 def builds(subject: Subject) -> None:
@@ -66,6 +71,24 @@ def declares(subject: Subject) -> None:
     if subject.capabilities.get("conditional", False):
         named = subject.signature
         require("context_features" in named, "conditional: expected an option context_features")
+
+
+def fast_direction(subject: Subject) -> None:
+    """The direction it calls ``fast`` takes no more tensor operations than the other one.
+
+    A direction that goes column by column takes D times as many as one that goes at once.
+    """
+    case = max(subject.cases(), key=lambda one: (one.features, -one.context))
+    if case.features < _TELLING:
+        raise NotApplicable(f"too few columns to tell: {case.features}")
+    flow = flow_at_work(subject, case)
+    x, *rest = flow_inputs(case, 4)
+    z = flow.encode(x, *rest).value.detach()
+    up, down = operations(lambda: flow.encode(x, *rest)), operations(lambda: flow.decode(z, *rest))
+    most = {"encode": 1.5 * down, "decode": math.inf, "both": 2.5 * down}[flow.fast]
+    require(up <= most, f"fast = {flow.fast!r}: encode takes {up} operations, decode {down}")
+    most = {"encode": math.inf, "decode": 1.5 * up, "both": 2.5 * up}[flow.fast]
+    require(down <= most, f"fast = {flow.fast!r}: decode takes {down} operations, encode {up}")
 
 
 def shapes(subject: Subject) -> None:

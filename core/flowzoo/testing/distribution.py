@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from flowzoo.testing.importance import Proposal, check_not_above_one
 from flowzoo.testing.numerics import F64
 from flowzoo.testing.outcome import CheckFailed, NotApplicable, require
 from flowzoo.testing.quadrature import CELLS, Grid, LogProb, integrate
@@ -15,7 +16,7 @@ _LEAST = 1e-6
 """Smallest p-value that passes: one chance in a million for a right sampler and this seed."""
 _EXPECTED = 8.0
 _GAP = 2.9  # Kolmogorov's bound at about the same chance
-_ROUGH = 0.05  # mass that moves between grids, or is found at all, below which a grid says nothing
+_ROUGH = 0.05  # of the mass: what may move between grids, and what must be found at all
 _CENTRES, _SCORED = 2000, 6000
 
 
@@ -24,7 +25,8 @@ def draws_follow(
 ) -> None:
     """Check that exp(log_prob) has mass 1 and that ``draws`` (N, D) follow it.
 
-    By quadrature for D <= 2, cell by cell, where the grid resolves the density; by overlaps else.
+    By quadrature for D <= 2, cell by cell, where the grid resolves the density; by overlaps else,
+    and by a mass that must not be above 1.
 
     Raises:
         CheckFailed: they do not.
@@ -37,12 +39,14 @@ def draws_follow(
             check_mass(masses, moved, tolerance)
             check_counts(masses, grid, draws)
             return
+    check_not_above_one(log_prob, Proposal.around(draws), tolerance, dtype)
     check_overlap(log_prob, draws, dtype)
 
 
 def resolved(masses: Tensor, moved: float) -> bool:
     """Whether the finest grid was fine enough to say anything."""
-    return moved < _ROUGH and float(masses.sum()) > _ROUGH
+    total = float(masses.sum())
+    return moved < _ROUGH * max(1.0, total) and total > _ROUGH
 
 
 def check_overlap(

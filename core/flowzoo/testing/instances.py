@@ -29,6 +29,7 @@ def flow_at_work(subject: Subject, case: Case, dtype: torch.dtype = F64) -> Base
         with torch.no_grad():
             for batch in range(10):
                 flow.encode(*flow_inputs(case, 64, seed=batch))
+        perturb(flow, seed=1, size=0.1)  # as an optimiser's last step does, after the last batch
         return flow.eval()
 
     flow: BaseFlow = subject.keep(("flow", case), make)
@@ -80,9 +81,17 @@ def training_data(features: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def train_briefly(
-    model: nn.Module, features: int, seed: int = 0, *, steps: int = STEPS, least_lr: float = LR
+    model: nn.Module,
+    features: int,
+    seed: int = 0,
+    *,
+    steps: int = STEPS,
+    least_lr: float = LR,
+    shift: float = 0.0,
 ) -> None:
     """Take ``model`` through its stages with few steps, large enough to leave the start.
+
+    The training rows, but not the validation rows, are moved by ``shift``.
 
     Raises:
         CheckFailed: training diverges.
@@ -90,6 +99,7 @@ def train_briefly(
     from flowzoo.training import fit
 
     train, valid = training_data(features, seed)
+    train = train + shift
     copies = train.clone(), valid.clone()
     with Shortened(model, steps, least_lr):
         result = fit(model, train, valid, seed=seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowzoo.interfaces import LEBESGUE, Evaluation, Mixture
 from flowzoo.testing.distribution import check_mass, draws_follow, resolved
+from flowzoo.testing.importance import Proposal, check_not_above_one
 from flowzoo.testing.instances import trained, training_data
 from flowzoo.testing.isolation import untouched
 from flowzoo.testing.numerics import F32, F64, MASS, SAME, close, finite, moons
@@ -70,6 +71,33 @@ def log_probs(subject: Subject) -> None:
                         )
 
 
+def estimates_heed_their_samples(subject: Subject) -> None:
+    """A random estimate depends on ``num_samples``."""
+    tried = False
+    for features in subject.sizes():
+        model: Mixture = trained(subject, features)
+        x = moons(9, features, seed=8)
+        for name, evaluation in model.evaluations.items():
+            if evaluation.likelihood.kind != "estimate" or not is_random(model, x, name):
+                continue
+            tried = True
+            num = 3 if evaluation.likelihood.num_samples == 2 else 2
+            few, usual = (
+                model.log_prob(
+                    x,
+                    evaluation=name,
+                    num_samples=given,
+                    generator=torch.Generator().manual_seed(1),
+                )
+                for given in (num, None)
+            )
+            with trying(f"D={features}, {name}"):
+                alike = torch.equal(few, usual)
+                require(not alike, f"num_samples: {num} gives the numbers of the usual count")
+    if not tried:
+        raise NotApplicable("no random estimate")
+
+
 def rows_independent(subject: Subject) -> None:
     """Every row is scored as it would be alone, and in another order."""
     tried = False
@@ -92,26 +120,45 @@ def rows_independent(subject: Subject) -> None:
 
 
 def normalised(subject: Subject) -> None:
-    """Exact densities integrate to 1 over R and R^2, bounds to at most 1, estimates about to 1."""
+    """Exact densities integrate to 1 over R and R^2, bounds to at most 1, estimates about to 1.
+
+    Where there is no grid, or one is too coarse, points near the draws and far from them must not
+    find more than 1.
+    """
     tried = False
-    for features in [d for d in subject.sizes() if d <= 2]:
-        for dtype in (F64, F32):
-            model: Mixture = trained(subject, features, dtype)
-            grid = Grid.around(_draw(model, 2000))
-            for name, evaluation in model.evaluations.items():
-                kind = evaluation.likelihood.kind
-                if evaluation.measure.kind == "surface" or (dtype == F32 and kind != "exact"):
-                    continue
-                with trying(f"D={features}, {name}, {dtype}"):
-                    allowed = _ESTIMATE if kind == "estimate" else MASS[dtype]
-                    masses, moved = integrate(
-                        _scorer(model, name), grid, dtype=dtype, tolerance=allowed
-                    )
-                    if resolved(masses, moved):
-                        tried = True
-                        check_mass(masses, moved, allowed, bound=kind == "lower_bound")
+    for features in subject.sizes():
+        model: Mixture = trained(subject, features)
+        draws = _draw(model, 2000)
+        proposal = Proposal.around(draws)
+        for name, evaluation in model.evaluations.items():
+            kind = evaluation.likelihood.kind
+            if evaluation.measure.kind == "surface":
+                continue
+            tried = True
+            with trying(f"D={features}, {name}"):
+                if features > 2 or not _integrates(model, name, kind, draws):
+                    allowed = _ESTIMATE if kind == "estimate" else MASS[F64]
+                    check_not_above_one(_scorer(model, name), proposal, allowed)
+                if features <= 2 and kind == "exact":
+                    single: Mixture = trained(subject, features, F32)
+                    with trying("float32"):
+                        _integrates(single, name, kind, draws, F32)
     if not tried:
-        raise NotApplicable("no density on R or R^2 that a grid resolves")
+        raise NotApplicable("no density on R^D")
+
+
+def _integrates(
+    model: Mixture, name: str, kind: str, draws: Tensor, dtype: torch.dtype = F64
+) -> bool:
+    """Check the mass on a grid; whether one was fine enough."""
+    allowed = _ESTIMATE if kind == "estimate" else MASS[dtype]
+    masses, moved = integrate(
+        _scorer(model, name), Grid.around(draws), dtype=dtype, tolerance=allowed
+    )
+    if not resolved(masses, moved):
+        return False
+    check_mass(masses, moved, allowed, bound=kind == "lower_bound")
+    return True
 
 
 def bounds_hold(subject: Subject) -> None:
@@ -180,6 +227,8 @@ def samples(subject: Subject) -> None:
                 require(not torch.equal(warm, cold), "temperature 0.5: ignored")
                 spread = float(cold.std(dim=0).mean() / warm.std(dim=0).mean())
                 require(spread < 1.1, f"temperature 0.5: spreads draws by {spread:.2f}")
+                hot = _draw(model, 200, temperature=2.0)
+                require(not torch.equal(warm, hot), "temperature 2: ignored")
 
 
 def samples_follow_density(subject: Subject) -> None:
@@ -233,6 +282,10 @@ def capabilities_work(subject: Subject) -> None:
             with trying(f"D={features}, {name}"), torch.no_grad(), untouched(name, x):
                 value: Tensor = getattr(model, name)(x)
                 require(len(value) == len(x), f"expected {len(x)} rows, got {len(value)}")
+                if torch.equal(getattr(model, name)(x), value):  # else it draws
+                    for n in range(len(x)):
+                        alone = getattr(model, name)(x[n : n + 1])
+                        close(alone[0], value[n], SAME[F64], f"row {n} alone")
                 if name == "assign":
                     require(
                         value.ndim == 1 and not value.is_floating_point(),

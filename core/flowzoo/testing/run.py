@@ -99,6 +99,8 @@ def run_check(check: Check, timeout: float | None = None) -> Result:
                 check.run(check.subject)
     except NotApplicable as reason:
         status, message = "skipped", str(reason)
+        if check.reason:
+            message = f"declared to fail ({check.reason}), and has nothing to look at: {reason}"
     except CheckFailed as failure:
         status, message, error = "failed", str(failure), failure
     except (Exception, SystemExit) as failure:
@@ -128,7 +130,7 @@ def run_all(
             results.append(Result(check.name, "skipped", "build fails"))
         else:
             results.append(run_check(check, timeout))
-            broken = check.name == "build" and results[-1].status == "failed"
+            broken = check.name == "build" and results[-1].error is not None
         if on_result is not None:
             on_result(results[-1])
     return Report(kind, name, tuple(results))

@@ -65,6 +65,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         *_SPEC,
         _Named("build", base_flow_checks.builds),
         _Named("capabilities", base_flow_checks.declares),
+        _Named("fast-direction", base_flow_checks.fast_direction),
         _Named("shapes", base_flow_checks.shapes),
         _Named("bad-input", base_flow_checks.refuses_bad_input),
         _Named("round-trip", flow_map_checks.round_trip),
@@ -88,6 +89,11 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("normalised", prior_checks.normalised),
         _Named("from-normal", prior_checks.normals_become_draws),
         _Named("seeds", prior_checks.seeds),
+        _Named("derivatives", prior_checks.derivatives),
+        _Named("rows-independent", prior_checks.rows_independent),
+        _Named("context", prior_checks.context_matters),
+        _Named("gradients", prior_checks.gradients),
+        _Named("packed", prior_checks.packs),
         _Named("support", prior_checks.support),
         *_MODULE,
     ),
@@ -97,7 +103,10 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("training", training_checks.trains),
         _Named("distances", partitioner_checks.distances_are),
         _Named("charts", partitioner_checks.uses_its_charts),
+        _Named("codes", partitioner_checks.codes_belong),
+        _Named("derivatives", partitioner_checks.derivatives),
         _Named("rows-independent", partitioner_checks.rows_independent),
+        _Named("training-mode", partitioner_checks.assigns_in_training),
         _Named("bad-input", partitioner_checks.refuses_bad_input),
         _Named("gradients", partitioner_checks.gradients),
         _Named("packed", partitioner_checks.packs),
@@ -112,6 +121,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("rows-independent", mixture_checks.rows_independent),
         _Named("normalised", mixture_checks.normalised),
         _Named("bounds", mixture_checks.bounds_hold),
+        _Named("num-samples", mixture_checks.estimates_heed_their_samples),
         _Named("sample", mixture_checks.samples),
         _Named("samples-follow-density", mixture_checks.samples_follow_density),
         _Named("sample-and-log-prob", mixture_checks.sample_scores_agree),
@@ -248,10 +258,16 @@ def everything() -> list[tuple[str, str]]:
 
 
 def _check_device(device: str) -> None:
-    """Refuse a device that is not there, before a plugin is blamed for it."""
+    """Refuse a device that is not there, or cannot compute, before a plugin is blamed for it."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        made = torch.zeros(1, device=device)
+        if made.is_meta:
+            raise PluginUsageError(
+                f"device: expected one that computes, got {device!r}, which holds no values; the "
+                "check 'meta-device' always tries it"
+            )
+        made.cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
         said = str(error).partition("\n")[0]
         raise PluginUsageError(
             f"device: expected one that is there, got {device!r}: {said}"

@@ -31,6 +31,22 @@ def trains(subject: Subject) -> None:
                 train_briefly(models[1], features, seed=5)
             for (name, a), (_, b) in zip(*(m.state_dict().items() for m in models), strict=True):
                 require(_equal(a, b), f"{name}: differs after two trainings from one seed")
+            if features == subject.sizes()[0]:
+                _learns_from_training_rows(subject, features, models[1])
+
+
+def _learns_from_training_rows(subject: Subject, features: int, trained: nn.Module) -> None:
+    """Other training rows beside the same validation rows end in another state."""
+    start, other = (subject.make(3, features=features).double() for _ in range(2))
+    if _same_state(start, trained):  # nothing to train
+        return
+    train_briefly(other, features, seed=5, shift=0.5)
+    require(not _same_state(other, trained), "training does not depend on the training rows")
+
+
+def _same_state(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(x.shape == y.shape and _equal(x, y) for x, y in pairs)
 
 
 def gradients(subject: Subject) -> None:
