@@ -189,7 +189,18 @@ def _check_name(name: str, kind: NewKind) -> str:
             f"NAME: there is a module {module!r} already, which yours would hide; "
             f"try {f'my-{name}'!r}"
         )
+    if module in _left_out():
+        raise UnusableNameError(
+            f"NAME: the new plugin's .gitignore leaves /{module}/ out of the repository and of the "
+            f"wheel; try {f'my-{name}'!r}"
+        )
     return module
+
+
+def _left_out() -> set[str]:
+    """The names of folders that the template's .gitignore names."""
+    text = (files("flowzoo") / "templates" / "common" / f"gitignore{_SUFFIX}").read_text("utf-8")
+    return {line.strip("/") for line in text.splitlines()}
 
 
 def _installed(module: str) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flowzoo.testing.instances import flow_at_work, trained
 from flowzoo.testing.isolation import untouched
-from flowzoo.testing.numerics import F32, F64, difference
+from flowzoo.testing.numerics import F32, F64, difference, perturb
 from flowzoo.testing.outcome import CheckFailed, NotApplicable, require
 from flowzoo.testing.probe import Inputs, inputs_for, probe, settled
 from flowzoo.testing.subject import Case, Subject, trying
@@ -27,7 +27,9 @@ def instance(subject: Subject, case: Case, dtype: torch.dtype = F64) -> Any:
     if subject.kind == "base-flow":
         return flow_at_work(subject, case, dtype)
     if subject.kind == "prior":
-        return subject.make(features=case.features).to(dtype).eval()
+        prior = subject.make(**case.options()).double()
+        perturb(prior)
+        return prior.to(dtype).eval()
     return trained(subject, case.features, dtype)
 
 
@@ -187,7 +189,8 @@ def isolation(subject: Subject) -> None:
             flags = _flags(model)
             _compare(probe(model, inputs), first, 0.0, "the same question asked twice")
             if hasattr(model, "sample"):
-                model.sample(3)
+                context = inputs.get("context")
+                model.sample(3, *(() if context is None else (context[:3],)))
             changed = [n for n, v in model.state_dict().items() if not _same(v, state[n])]
             require(not changed, f"evaluation changes the state: {changed}")
             require(_flags(model) == flags, "evaluation changes training or requires_grad flags")

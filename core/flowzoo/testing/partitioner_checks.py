@@ -12,8 +12,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from flowzoo.interfaces import Partitioner
 from flowzoo.testing.instances import Shortened, trained, training_data
 from flowzoo.testing.numerics import F32, F64, SAME, close, finite, moons
-from flowzoo.testing.outcome import require
+from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.refusals import refuses
+from flowzoo.testing.slopes import check_slope
 from flowzoo.testing.subject import Subject, trying
 from flowzoo.testing.training_checks import stage_gradients
 
@@ -76,15 +77,101 @@ def uses_its_charts(subject: Subject) -> None:
             finite(charts.distances(lonely.expand(3, features)), "distances of one repeated row")
 
 
-def rows_independent(subject: Subject) -> None:
-    """Every row's distances are what they would be alone."""
+def codes_belong(subject: Subject) -> None:
+    """Column k of the distances is the distance to code k, which conditions chart k's flow.
+
+    Where moving a code moves one column of the distances, or a code is a point at distance 0 of
+    one chart, it is its own.
+    """
+    told = False
     for features in subject.sizes():
         with trying(f"D={features}"):
             charts: Partitioner = trained(subject, features)
-            x = moons(9, features, seed=5)
-            whole = charts.distances(x)
-            for n in range(len(x)):
-                close(charts.distances(x[n : n + 1])[0], whole[n], SAME[F64], f"row {n} alone")
+            if charts.num_charts > 1:
+                told = _moves_its_own(charts, features) or _lies_at_its_own(charts) or told
+    if not told:
+        raise NotApplicable("no code moves the distances to one chart only, nor lies at one")
+
+
+@torch.no_grad()
+def _moves_its_own(charts: Partitioner, features: int) -> bool:
+    """Whether each of some codes moves one column; raises CheckFailed where that is another's."""
+    x = moons(50, features, seed=8)
+    right, codes, told = charts.distances(x), charts.codes.detach().clone(), False
+    step = 0.1 * (float(codes.std()) + 0.1)
+    for chart in range(charts.num_charts):
+        charts.codes[chart] += step
+        moved = (charts.distances(x) != right).any(dim=0).nonzero()[:, 0].tolist()
+        charts.codes.copy_(codes)
+        if len(moved) == 1:
+            told = True
+            require(
+                moved == [chart],
+                f"codes: expected code {chart} to move the distances to chart {chart}, "
+                f"it moves those to chart {moved[0]}",
+            )
+    return told
+
+
+@torch.no_grad()
+def _lies_at_its_own(charts: Partitioner) -> bool:
+    """Whether every code is a row at distance 0 of one chart; raises where that is another."""
+    codes = charts.codes.detach()
+    if charts.code_features != charts.features:
+        return False
+    distances = charts.distances(codes)
+    at = distances <= 1e-9 * distances.amax(dim=1, keepdim=True)
+    if not bool((at.sum(dim=1) == 1).all()) or not bool((at.sum(dim=0) == 1).all()):
+        return False
+    found, expected = at.to(torch.int64).argmax(dim=1).tolist(), list(range(charts.num_charts))
+    require(
+        found == expected,
+        f"codes: expected each at distance 0 of its own chart, {expected}, got {found}",
+    )
+    return True
+
+
+def derivatives(subject: Subject) -> None:
+    """Autograd's derivative of the distances in x is that of finite differences."""
+    told = False
+    for features in subject.sizes():
+        with trying(f"D={features}"):
+            charts: Partitioner = trained(subject, features)
+            x = moons(16, features, seed=9)
+            told = check_slope(charts.distances, x, "distances") or told
+    if not told:
+        raise NotApplicable("smooth at fewer than half of the rows")
+
+
+def rows_independent(subject: Subject) -> None:
+    """Every row's distances are what they would be alone, in a small batch and in a large one."""
+    for features in subject.sizes():
+        charts: Partitioner = trained(subject, features)
+        for num in (9, 500):
+            with trying(f"D={features}, {num} rows"):
+                x = moons(num, features, seed=5)
+                whole = charts.distances(x)
+                for n in range(0, num, max(1, num // 9)):
+                    close(charts.distances(x[n : n + 1])[0], whole[n], SAME[F64], f"row {n} alone")
+
+
+def assigns_in_training(subject: Subject) -> None:
+    """In training mode as well, ``assign`` names the nearest chart."""
+    tried = False
+    for features in subject.sizes():
+        with trying(f"D={features}"):
+            charts: Partitioner = trained(subject, features).train()
+            x = moons(50, features, seed=10)
+            with torch.no_grad():
+                distances = charts.distances(x)
+                if not torch.equal(charts.distances(x), distances):
+                    continue
+                tried = True
+                chosen = charts.assign(x)
+            found = distances.gather(1, chosen[:, None])[:, 0]
+            close(found, distances.min(dim=1).values, SAME[F64], "assign")
+    if not tried:
+        raise NotApplicable("draws its distances anew in training mode")
 
 
 def refuses_bad_input(subject: Subject) -> None:

@@ -24,7 +24,8 @@ def inputs_for(instance: Any, case: Case, dtype: torch.dtype = F64) -> Inputs:
         z = rows(NUM, instance.latent_features, dtype, seed=7)
         return {"x": x, "z": z, "context": context, "chart": chart}
     if isinstance(instance, Prior):
-        return {"z": 0.4 * rows(NUM, case.features, dtype, seed=7).tanh()}
+        context = rows(NUM, case.context, dtype, seed=507) if case.context else None
+        return {"z": 0.4 * rows(NUM, case.features, dtype, seed=7).tanh(), "context": context}
     return {"x": moons(NUM, case.features, dtype, seed=7)}
 
 
@@ -50,8 +51,11 @@ def _ask_flow(flow: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _ask_prior(prior: Any, inputs: Inputs) -> dict[str, Tensor]:
-    z = inputs["z"]
-    return {"log_prob": prior.log_prob(z), "from_normal": prior.from_normal(z)}
+    z, context = inputs["z"], inputs["context"]
+    found = {"log_prob": prior.log_prob(z, context)}
+    if context is None:  # which is nothing that from_normal could heed
+        found["from_normal"] = prior.from_normal(z)
+    return found
 
 
 def _ask_partitioner(partitioner: Any, inputs: Inputs) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from flowzoo.testing.numerics import F64, SAME, close, finite
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.refusals import refuses
 from flowzoo.testing.subject import Subject, trying
+
+_DIGITS = 9  # to which rows are compared
+_COARSER = 4  # digits fewer, to see how often rows come close by chance
 
 
 def builds(subject: Subject) -> None:
@@ -65,22 +70,51 @@ def seeds(subject: Subject) -> None:
 
 
 def rows_are_distinct(subject: Subject) -> None:
-    """No split shares rows with another, beyond the rate at which the data repeat themselves."""
+    """No split shares rows with another, beyond chance and the rate at which data repeat."""
     _, splits = _data(subject)
     scale = splits.train.abs().amax(dim=0).clamp(min=1e-300)
-    sets = {name: _rounded(x / scale) for name, x in zip(splits._fields, splits, strict=True)}
-    train = sets["train"]
-    repeats = 1.0 - len(set(train)) / len(train)
+    fine, coarse = (
+        {n: _counted(x / scale, digits) for n, x in zip(splits._fields, splits, strict=True)}
+        for digits in (_DIGITS, _DIGITS - _COARSER)
+    )
+    train = fine["train"]
+    repeated = len(splits.train) - len(train)
+    by_chance = _likely(_self_pairs(train), _self_pairs(coarse["train"]))
+    repeats = 0.0 if repeated <= by_chance else repeated / len(splits.train)
     for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        known = set(sets[first])
-        shared = sum(row in known for row in sets[second])
-        allowed = 0 if repeats == 0.0 else (3.0 * repeats + 0.05) * len(sets[second])
+        size = sum(fine[second].values())
+        shared = sum(num for row, num in fine[second].items() if row in fine[first])
+        allowed = _likely(
+            _pairs(fine[first], fine[second]), _pairs(coarse[first], coarse[second])
+        ) + (0.0 if repeats == 0.0 else (3.0 * repeats + 0.05) * size)
         require(shared <= allowed, f"{shared} {second} rows are {first} rows as well")
 
 
-def _rounded(x: Tensor) -> list[tuple[float, ...]]:
-    """Rows of scale 1 to nine digits, so that a copy is one even after rounding."""
-    return [tuple(row) for row in (x * 1e9).round().tolist()]
+def _likely(fine: int, coarse: int) -> float:
+    """How many equal pairs chance explains, all but once in a million.
+
+    Of a density, at most 1 in 10^4 of the pairs that are as close as the coarse cells' width are as
+    close as the fine cells': their difference is spread over at least one dimension. Pairs that are
+    copies are equal in both.
+    """
+    from scipy.stats import poisson
+
+    expected = (coarse - fine) / (10.0**_COARSER - 1.0)
+    return float(poisson.isf(1e-6, expected)) if expected > 0 else 0.0
+
+
+def _counted(x: Tensor, digits: int) -> Counter[bytes]:
+    """Rows of scale 1 to so many digits, so that a copy is one even after rounding."""
+    rounded = (x * 10.0**digits).round() + 0.0  # no negative zeros
+    return Counter(blake2b(row.tobytes()).digest()[:16] for row in rounded.detach().numpy())
+
+
+def _pairs(first: Counter[bytes], second: Counter[bytes]) -> int:
+    return sum(num * first[row] for row, num in second.items())
+
+
+def _self_pairs(rows: Counter[bytes]) -> int:
+    return sum(num * (num - 1) // 2 for num in rows.values())
 
 
 def oracle(subject: Subject) -> None:
@@ -148,11 +182,39 @@ def support(subject: Subject) -> None:
         "distance: rows far away are not farther",
     )
     if task.noise_scale is not None:
-        typical = float(distance.square().mean().sqrt())
-        most = 3.0 * task.noise_scale * math.sqrt(task.features)
+        _noise_fits(task, splits, task.noise_scale)
+
+
+def _noise_fits(task: Task, splits: Splits, noise: float) -> None:
+    """Check that rows lie as far from the support as noise of this size takes them.
+
+    Noise added once more takes rows about 1.4 times as far, or less than twice where the support
+    has an inside; both bounds leave a factor 3 sqrt(D), for noise that is not round.
+    """
+    x = torch.cat(splits)
+    x = x[:: max(1, len(x) // 1000)]
+    slack = 3.0 * math.sqrt(task.features)
+    generator = torch.Generator().manual_seed(3)
+    again = x + noise * torch.randn(x.shape, generator=generator, dtype=F64)
+    distance, further = task.distance(x), task.distance(again)
+    typical, wider = (float(d.square().mean().sqrt()) for d in (distance, further))
+    require(
+        typical <= slack * noise,
+        f"distance of the data: {typical:.3g}, the noise allows {slack * noise:.3g}",
+    )
+    if not bool(further.any()):
+        far = x + 100.0 * x.std(dim=0) * torch.randn(x.shape, generator=generator, dtype=F64)
         require(
-            typical <= most, f"distance of the data: {typical:.3g}, the noise allows {most:.3g}"
+            bool(task.distance(far).any()),
+            f"noise_scale: expected None where every row is on the support, got {noise:g}",
         )
+    if int((further > 0).sum()) < 30:
+        return  # a support with an inside that noise hardly leaves
+    require(
+        wider <= slack * typical,
+        f"noise_scale: {noise:g} is too large: rows are {typical:.3g} from the support, and would "
+        f"be {wider:.3g} with as much noise once more",
+    )
 
 
 def refuses_bad_input(subject: Subject) -> None:
