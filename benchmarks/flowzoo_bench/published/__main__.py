@@ -95,30 +95,31 @@ def _claims(folder: Path, ours: dict[Key, Number], finite: list[str]) -> list[st
             f"- {local} above {plain} by the paired interval on {len(won)} of {len(finite)} sets"
             + (f"; not on {', '.join(rest)}" if rest else "")
         )
-    return lines + [line for method in FRAMED for line in _against_baselines(method, ours, finite)]
+    for method in FRAMED:
+        lines += _against_baselines(folder, method, ours, finite)
+    return lines
 
 
-def _against_baselines(method: str, ours: dict[Key, Number], finite: list[str]) -> list[str]:
-    """How near the truth a method comes, and how often it is above the baselines."""
-    gaps, over = {}, {}
-    for task in finite:
-        mine = ours.get((task, method, SCORE))
-        if mine is None or mine.oracle is None:
-            continue
-        gaps[task] = mine.oracle - mine.mean
-        over[task] = {
-            name: mine.mean - other.mean
-            for name in ("KDE", "GMM")
-            if (other := ours.get((task, name, SCORE))) is not None
-        }
+def _against_baselines(
+    folder: Path, method: str, ours: dict[Key, Number], finite: list[str]
+) -> list[str]:
+    """How near the truth a method comes, and how often it is above or below the baselines."""
+    gaps = {
+        task: mine.oracle - mine.mean
+        for task in finite
+        if (mine := ours.get((task, method, SCORE))) is not None and mine.oracle is not None
+    }
     if not gaps:
         return []
     worst = max(gaps, key=lambda task: gaps[task])
-    above = {n: sum(o.get(n, -1.0) > 0 for o in over.values()) for n in ("KDE", "GMM")}
+    beside = [
+        f"above {name} on {len(wins(folder, method, name, finite))}, below it on "
+        f"{len(wins(folder, name, method, finite))}"
+        for name in ("KDE", "GMM")
+    ]
     return [
-        f"- {method}: gap to the oracle {min(gaps.values()):.3f} to {gaps[worst]:.3f} nat "
-        f"(worst on {worst}); above KDE on {above['KDE']}, above GMM on {above['GMM']} of "
-        f"{len(gaps)} sets"
+        f"- {method}: gap to the oracle {min(gaps.values()):.3f} to {gaps[worst]:.3f} nat (worst "
+        f"on {worst}); by the paired interval {' and '.join(beside)} of {len(gaps)} sets"
     ]
 
 
