@@ -35,8 +35,11 @@ def bench(
 
     The same command again continues: runs that ended ok, diverged or non_finite are done; those
     that failed (error, timeout, crashed, skipped) are tried again. A pack of runs that was cut off
-    goes on, whole, from its checkpoint, at most 60 s of training back. A pack whose worker dies or
-    exceeds the time limit is split and its members are tried one by one, each with the whole limit.
+    goes on, whole, from its checkpoint, at most 60 s of training back, or from its start where the
+    checkpoint cannot be read: with the same numbers. A pack whose worker dies or exceeds the time
+    limit is split and its members are tried one by one, each with the whole limit. A run whose
+    record was lost or damaged after its pack had ended is trained again without the others, and
+    its numbers then differ from the first ones by what rounding makes of training.
 
     Exit code: 0 all runs ok; 1 some are not; 2 bad usage, nothing has run; 130 interrupted.
     """

@@ -173,7 +173,7 @@ def load_experiment(name_or_path: str) -> Experiment:
             raise UsageError(f"experiment {name_or_path}: {error}") from error
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"experiment {name_or_path}: not valid TOML: {error}") from error
     experiment = parse_experiment(data, f"experiment {name_or_path}")
     return experiment

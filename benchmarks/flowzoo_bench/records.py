@@ -162,7 +162,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: unreadable record: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != 1:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__

@@ -79,14 +79,26 @@ class Session:
 
     Raises:
         UsageError: the folder holds a run of the same task, method and replicate with other
-            settings.
+            settings, or a folder where a file of ours belongs.
     """
 
     def __init__(self, out: Path, experiment: Experiment, planned: Sequence[Planned]) -> None:
         self.out, self.experiment, self.planned = out, experiment, list(planned)
         self.by_id = {item.spec.run_id: item for item in planned}
         self.packs: dict[str, PackSpec] = {}
+        self._waiting: set[str] = set()  # jobs that were said to wait
+        self._refuse_folders()
         self._refuse_mixture()
+
+    def _refuse_folders(self) -> None:
+        """A rename cannot replace a folder, and what is in it may be somebody's."""
+        for folder, names in _OURS.items():
+            for name in names:
+                for path in self.out.glob(f"{folder}/{name}"):
+                    if path.is_dir():
+                        raise UsageError(
+                            f"--out: expected a file, got the folder {path}; remove it"
+                        )
 
     def _refuse_mixture(self) -> None:
         """One table, one comparison: no label twice, and equal terms for all rows of a task."""
@@ -186,7 +198,8 @@ class Session:
         for spec in pack.runs:
             if not self._is_final(spec):  # the row of an earlier failure makes way
                 (run_folder(self.out, spec.run_id) / RECORD).unlink(missing_ok=True)
-        (folder / OUTCOME).unlink(missing_ok=True)
+        for name in (OUTCOME, PROGRESS):
+            (folder / name).unlink(missing_ok=True)
         self.packs[pack.pack_id] = pack
         executor.submit(Job(pack.pack_id, folder, self.experiment.timeout, cost))
 
@@ -241,7 +254,13 @@ class Session:
                 if record is not None:
                     reported.add(spec.run_id)
                     display.ended(record)
-        display.running([(self._title(job), _progress(job)) for job in running])
+        states = [(self._title(job), _progress(job), job.id) for job in running]
+        for title, state, job_id in states:
+            waits = state.get("waits")
+            if waits and job_id not in self._waiting:
+                self._waiting.add(job_id)
+                display.note(f"{title}: {waits}")
+        display.running([(title, _shown(state)) for title, state, _ in states])
 
     def _title(self, job: Job) -> str:
         runs = self.packs[job.id].runs
@@ -256,12 +275,19 @@ def _drop_checkpoints(folder: Path) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _progress(job: Job) -> str:
+def _progress(job: Job) -> dict[str, object]:
+    """What the job's worker last said of itself; empty for nothing."""
     try:
         data = json.loads((job.folder / PROGRESS).read_text("utf-8"))
-        return f"{data['stage']} {data['step']}/{data['total']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _shown(state: dict[str, object]) -> str:
+    if not {"stage", "step", "total"} <= state.keys():
         return ""
+    return f"{state['stage']} {state['step']}/{state['total']}"
 
 
 def _settings(spec: RunSpec) -> str:

@@ -8,6 +8,7 @@ tried one by one); 2: no readable pack. The environment variable ``FLOWZOO_CHECK
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.member import Member
 
 PACK, CHECKPOINT, PROGRESS = "pack.json", "checkpoint.safetensors", "progress.json"
+LOCK = ".lock"  # held by the worker in the pack, whose process id it holds
 PACK_FAILED = 3
 CHECKPOINT_SECONDS = float(os.environ.get("FLOWZOO_CHECKPOINT_SECONDS", "30"))
 
@@ -37,6 +39,9 @@ CHECKPOINT_SECONDS = float(os.environ.get("FLOWZOO_CHECKPOINT_SECONDS", "30"))
 def main(arguments: list[str] | None = None) -> int:
     """Run the pack in the folder named on the command line."""
     tie_to_parent(PARENT_PIPE)  # first: before anything heavy, before any thread
+    for stream in (sys.stdout, sys.stderr):  # a label the locale lacks must not cost a pack
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     if len(given) != 1:
         print("usage: python -m flowzoo_bench.worker DIR/packs/PACK_ID", file=sys.stderr)
@@ -54,16 +59,34 @@ def main(arguments: list[str] | None = None) -> int:
 
     keep_freed_memory()
     torch.set_num_interop_threads(1)
-    with _locked(folder / ".lock"):
+    with _locked(folder):
         return PackRun(folder, pack).run()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other worker is in the pack: one of a killed bench may still be dying."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with (folder / LOCK).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(20).decode("ascii", "replace") or "unknown"
+            waits = f"waits for process {holder}, another worker in this pack"
+            print(waits, flush=True)
+            _show(folder, {"waits": waits})
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
         yield
+
+
+def _show(folder: Path, data: dict[str, Any]) -> None:
+    """Tell the bench where the pack stands; may be lost in a kill."""
+    temporary = folder / f".{PROGRESS}.tmp"
+    temporary.write_text(json.dumps(data), "utf-8")
+    os.replace(temporary, folder / PROGRESS)
 
 
 class PackRun:
@@ -87,6 +110,7 @@ class PackRun:
             self._prepare(spec)
         if not self.members:
             return 0
+        self._drop_unreadable_checkpoints()
         try:
             train_pack(
                 [member.model for member in self.members],
@@ -120,6 +144,17 @@ class PackRun:
         except Exception as error:
             traceback.print_exc()
             self._error(spec, error)
+
+    def _drop_unreadable_checkpoints(self) -> None:
+        """A damaged file costs the training in it, neither the pack nor its numbers."""
+        from flowzoo.training.checkpoint import load_checkpoint
+
+        for path in sorted(self.folder.glob(f"{CHECKPOINT}*")):
+            try:
+                load_checkpoint(path)
+            except Exception as error:  # whatever a reader makes of bytes that are not its own
+                path.unlink()
+                print(f"{path.name} is dropped, its training starts afresh: {error!r:.300}")
 
     def _member_end(self, index: int, fit: FitResult) -> None:
         member = self.members[index]
@@ -169,14 +204,11 @@ class PackRun:
         print(f"{spec.task_label} {spec.method_label} {spec.replicate}: {record.status}")
 
     def _progress(self, event: TrainingEvent) -> None:
-        """Tell the bench where training stands, at most once a second; may be lost in a kill."""
+        """Show where training stands, at most once a second."""
         if time.monotonic() - self._shown_at < 1.0:
             return
         self._shown_at = time.monotonic()
-        data = {"stage": event.stage, "step": event.step, "total": event.total_steps}
-        temporary = self.folder / f".{PROGRESS}.tmp"
-        temporary.write_text(json.dumps(data), "utf-8")
-        os.replace(temporary, self.folder / PROGRESS)
+        _show(self.folder, {"stage": event.stage, "step": event.step, "total": event.total_steps})
 
 
 def _now() -> str:

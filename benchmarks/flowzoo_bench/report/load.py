@@ -112,7 +112,7 @@ def _experiment(out: Path) -> tuple[str, list[str], list[str], list[SweepPoint]]
             (method["label"], sweep_points(method["label"], method.get("sweep", {})))
             for method in data["methods"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return out.resolve().name, [], [], []
     methods = [label for name, points in swept for label in ([p.label for p in points] or [name])]
     return name, tasks, methods, [point for _, points in swept for point in points]
