@@ -1,5 +1,9 @@
 """Digits, breast cancer, airports, and data of one's own."""
 
+import io
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +120,14 @@ def test_array_task_gives_back_copies_of_what_it_got():
         ((np.zeros((0, 2)), [[1.0]], [[1.0]]), "train: expected shape"),
         (([[1.0]], [[float("nan")]], [[1.0]]), "valid: expected finite"),
         (([["a"]], [[1.0]], [[1.0]]), "train: expected an array"),
+        (([["1.5"]], [[1.0]], [[1.0]]), "train: expected an array .* of numbers, got text"),
+        (([[1.0]], [[b"1"]], [[1.0]]), "valid: expected an array .* of numbers, got text"),
+        ((np.array([["1", 2]], dtype=object), [[1.0]], [[1.0]]), "train: .* got str objects"),
+        (([[None]], [[1.0]], [[1.0]]), "train: .* got NoneType objects"),
+        ((np.zeros((2, 1), "M8[s]"), [[1.0]], [[1.0]]), "train: .* got dates or times"),
+        ((np.zeros((2, 1), "m8[s]"), [[1.0]], [[1.0]]), "train: .* got dates or times"),
+        ((np.zeros((2, 1), [("a", "f8")]), [[1.0]], [[1.0]]), "train: .* got records"),
+        (([[1.0], [1.0, 2.0]], [[1.0]], [[1.0]]), "train: expected an array"),
         (([[1.0 + 2.0j]], [[1.0]], [[1.0]]), "train: .* got complex ones"),
         ((torch.ones(1, 1, dtype=torch.complex64), [[1.0]], [[1.0]]), "train: .* got complex ones"),
     ],
@@ -123,6 +135,18 @@ def test_array_task_gives_back_copies_of_what_it_got():
 def test_array_task_names_bad_arrays(arrays, match):
     with pytest.raises(ValueError, match=match):
         ArrayTask(*arrays)
+
+
+def test_array_task_takes_numbers_of_any_kind():
+    for train in (
+        [[True], [False]],
+        np.ones((2, 1), np.float16),
+        np.ones((2, 1), np.uint8),
+        [[Fraction(1, 2)], [Decimal("0.5")]],
+        [torch.ones(1), torch.ones(1)],
+        torch.ones(2, 1, requires_grad=True),
+    ):
+        assert ArrayTask(train, [[0.5]], [[0.5]]).splits(0).train.shape == (2, 1)
 
 
 def test_file_task_splits_the_rows_of_a_file(tmp_path):
@@ -141,18 +165,79 @@ def test_file_task_splits_the_rows_of_a_file(tmp_path):
     assert 0 < float((noisy - noisy.round()).abs().mean()) < 0.2
 
 
-def test_file_task_names_bad_files(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        FileTask(path=str(tmp_path / "absent.npy"))
-    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="path"):
-        FileTask(path=str(tmp_path / "objects.npy"))
-    np.savez(tmp_path / "many.npz", a=np.zeros((4, 2)))
-    with pytest.raises(ValueError, match="archive"):
-        FileTask(path=str(tmp_path / "many.npz"))
-    np.save(tmp_path / "x.npy", np.full((50, 2), 0.5))
-    with pytest.raises(ValueError, match="dequantize"):
-        FileTask(path=str(tmp_path / "x.npy"), dequantize=True)
-    np.save(tmp_path / "two.npy", np.zeros((2, 2)))
+def npy(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, a=np.zeros((4, 2)))
+    return file.getvalue()
+
+
+GOOD = npy(np.zeros((50, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("empty.npy", b"", "expected a .npy array of numbers"),
+        ("cut.npy", GOOD[:-8], "expected a .npy array of numbers"),
+        ("header.npy", GOOD[:9], "expected a .npy array of numbers"),
+        ("garbled.npy", GOOD.replace(b"{'descr'", b"{('desc"), "expected a .npy array of numbers"),
+        ("huge.npy", GOOD.replace(b"(50, 2), }     ", b"(50, 2*9**9), }"), "expected a .npy array"),
+        ("text.npy", b"1,2\n3,4\n", "expected a .npy array of numbers"),
+        ("zip.npy", b"PK\x03\x04 and no more", "expected a .npy array of numbers"),
+        (
+            "objects.npy",
+            npy(np.array([{"a": 1}], dtype=object), allow_pickle=True),
+            "expected a .n",
+        ),
+        ("many.npz", npz(), "expected one .npy array, got an archive"),
+        (
+            "rows.csv",
+            b"1,2\n3,4\n",
+            r"convert it once: np.save\('rows.npy', np.loadtxt\('rows.csv'",
+        ),
+        ("line.npy", npy(np.zeros(5)), r"expected shape \(N, D\)"),
+        ("nan.npy", npy(np.full((50, 2), np.nan)), "expected finite"),
+        ("words.npy", npy(np.full((50, 2), "1.5")), "numbers, got text"),
+        ("dates.npy", npy(np.zeros((50, 2), "M8[s]")), "numbers, got dates or times"),
+        ("complex.npy", npy(np.zeros((50, 2), complex)), "numbers, got complex ones"),
+    ],
+)
+def test_file_task_names_the_argument_and_the_file(tmp_path, name, data, match):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=match) as caught:
+        FileTask(path=str(tmp_path / name))
+    text = str(caught.value)
+    assert text.startswith("path: ") and repr(str(tmp_path / name)) in text
+    assert len(text.splitlines()) == 1 and text.count(name) <= (3 if name == "rows.csv" else 1)
+
+
+def test_file_task_names_places_that_hold_no_file(tmp_path):
+    absent = str(tmp_path / "absent.npy")
+    with pytest.raises(FileNotFoundError, match=f"path: .* got '{absent}': No such file"):
+        FileTask(path=absent)
+    with pytest.raises(IsADirectoryError, match=f"path: .* got '{tmp_path}': Is a directory"):
+        FileTask(path=str(tmp_path))
+    with pytest.raises(ValueError, match=r"path: expected the name of a \.npy file, got ''"):
+        FileTask(path="")
+    with pytest.raises(ValueError, match=r"path: expected the name of a \.npy file, got 3"):
+        FileTask(path=3)
+    with pytest.raises(ValueError, match=r"path: expected .*, got '~nobody-here/x.npy'"):
+        FileTask(path="~nobody-here/x.npy")
+    with pytest.raises(ValueError, match=r"path: expected .*, got 'a\\x00b'"):
+        FileTask(path="a\0b")
+
+
+def test_file_task_refuses_what_its_options_cannot_do(tmp_path):
+    path = str(tmp_path / "x.npy")
+    np.save(path, np.full((50, 2), 0.5))
+    with pytest.raises(ValueError, match=f"dequantize: expected integer values in '{path}'"):
+        FileTask(path=path, dequantize=True)
+    np.save(path, np.zeros((2, 2)))
     with pytest.raises(ValueError, match="each split"):
-        FileTask(path=str(tmp_path / "two.npy"))
+        FileTask(path=path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from numbers import Number
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ class FileTask(Task):
         dequantize: the file holds integers: add U[0, 1) and report bits per dimension.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
         ValueError: not an array (N, D) of finite numbers, a fraction out of range or leaving a
             split empty, or ``dequantize`` of values that are not integers.
     """
@@ -88,13 +89,8 @@ class FileTask(Task):
         noise: float = 0.0,
         dequantize: bool = False,
     ) -> None:
-        try:
-            array = np.load(Path(path).expanduser(), allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"path: expected a .npy array of numbers, got {path!r}") from error
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"path: expected one .npy array, got an archive {path!r}")
-        self._x = _rows("path", array)
+        array = _load(path)
+        self._x = _rows(f"path: {path!r}", array)
         self._digest = _digest(array)
         super().__init__(self._x.shape[1])
         self.sizes = split_sizes(len(self._x), valid_fraction, test_fraction)
@@ -104,7 +100,7 @@ class FileTask(Task):
         self.dequantize = dequantize
         if dequantize:
             if not bool((self._x == self._x.round()).all()):
-                raise ValueError("dequantize: expected integer values in the file, got fractions")
+                raise ValueError(f"dequantize: expected integer values in {path!r}, got fractions")
             if self.noise:
                 raise ValueError("dequantize: expected noise = 0 beside it, got both")
             self.bin_width = 1.0
@@ -136,17 +132,66 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(described + array.tobytes()).hexdigest()[:16]
 
 
+def _load(path: str) -> np.ndarray:
+    """The array in a .npy file; see ``FileTask`` for what is raised."""
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"path: expected the name of a .npy file, got {path!r}")
+    try:
+        array = np.load(Path(path).expanduser(), allow_pickle=False)
+    except OSError as error:
+        why = error.strerror or error
+        raise type(error)(f"path: expected a .npy file, got {path!r}: {why}") from error
+    except Exception as error:  # numpy, zipfile and tokenize each have their own for damaged bytes
+        raise ValueError(
+            f"path: expected a .npy array of numbers, got {path!r}{_advice(path)}"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"path: expected one .npy array, got an archive {path!r}")
+    return array
+
+
+def _advice(path: str) -> str:
+    """How to make the file of a table in text."""
+    file = Path(path)
+    if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        return ""
+    comma = ", delimiter=','" if file.suffix.lower() == ".csv" else ""
+    return (
+        f"; convert it once: np.save({file.stem + '.npy'!r}, np.loadtxt({file.name!r}{comma})), "
+        "with skiprows=1 for a line of names"
+    )
+
+
+_NO_NUMBERS = {  # by numpy's kind; a conversion would take text and dates for numbers
+    "U": "text",
+    "S": "text",
+    "M": "dates or times",
+    "m": "dates or times",
+    "V": "records",
+    "c": "complex ones",
+}
+
+
 def _rows(name: str, value: ArrayLike | Tensor) -> Tensor:
     """``value`` as a float64 copy of shape (N, D), N and D at least 1."""
+    expected = f"{name}: expected an array (N, D) of numbers"
     try:
-        if np.iscomplexobj(value) or (isinstance(value, Tensor) and value.is_complex()):
-            raise TypeError("complex ones")
         if isinstance(value, Tensor):
+            if value.is_complex():
+                raise TypeError("complex ones")
             x = value.detach().to("cpu", torch.float64, copy=True)
         else:
-            x = torch.as_tensor(np.array(value, dtype=np.float64))
+            array = np.asarray(value)
+            if array.dtype.kind in _NO_NUMBERS:
+                raise TypeError(_NO_NUMBERS[array.dtype.kind])
+            if array.dtype.kind == "O":
+                for item in array.flat:
+                    if not isinstance(item, Number):
+                        raise TypeError(f"{type(item).__name__} objects")
+            x = torch.as_tensor(np.array(array, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array (N, D) of numbers, got {error}") from error
+        raise ValueError(f"{expected}, got {error}") from error
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"{name}: expected shape (N, D) with N, D >= 1, got {tuple(x.shape)}")
     return check_finite(name, x)
