@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from flowzoo.interfaces import BaseFlow
+from flowzoo.interfaces import BaseFlow, Step
 from flowzoo.testing.instances import flow_at_work, flow_inputs, row_of, views
 from flowzoo.testing.numerics import (
     F32,
@@ -27,6 +27,7 @@ from flowzoo.testing.numerics import (
 )
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.quadrature import Grid, integrate
+from flowzoo.testing.slopes import check_slope
 from flowzoo.testing.subject import Case, Subject, trying
 from flowzoo.training.packing import is_packable
 
@@ -108,31 +109,18 @@ def derivatives(subject: Subject) -> None:
                 x, *rest = flow_inputs(case, 8, seed=13)
                 z = x[:, : flow.latent_features]
                 for name, call, at in (("encode", flow.encode, x), ("decode", flow.decode, z)):
-                    along = torch.linspace(-1.0, 1.0, at.numel(), dtype=F64).reshape(at.shape)
-                    at = at.clone().requires_grad_()
-                    step = call(at, *rest)
-                    moves = [
-                        (call(at + s * along, *rest), call(at - s * along, *rest), s)
-                        for s in _STEPS
-                    ]
-                    for index, part in enumerate(("value", "log_abs_det")):
-                        here = step[index]
-                        if not here.requires_grad:  # constant, as a volume may be
-                            ahead, behind, _ = moves[0]
-                            still = difference(ahead[index], behind[index]) <= 1e-11
-                            require(still, f"{name}'s {part}: has no gradient, and moves")
-                            continue
-                        weight = torch.linspace(0.5, 1.5, here.numel(), dtype=F64)
-                        weight = weight.reshape(here.shape)
-                        slope = torch.autograd.grad(
-                            (here * weight).sum(), at, retain_graph=True, allow_unused=True
-                        )[0]
-                        found = at.new_zeros(()) if slope is None else (slope * along).sum()
-                        moved = [
-                            ((ahead[index] - behind[index]) * weight).sum() / (2 * s)
-                            for ahead, behind, s in moves
-                        ]
-                        close(found, _nearest(moved, found), 1e-4, f"derivative of {name}'s {part}")
+                    for index, part in enumerate(Step._fields):
+
+                        def one(
+                            value: Tensor,
+                            call: Callable[..., Step] = call,
+                            rest: list[Tensor | None] = rest,
+                            index: int = index,
+                        ) -> Tensor:
+                            found: Tensor = call(value, *rest)[index]
+                            return found
+
+                        check_slope(one, at, f"{name}'s {part}")
 
 
 def parameter_derivatives(subject: Subject) -> None:
