@@ -110,17 +110,19 @@ def test_leak_penalty_adds_a_finite_differentiable_term(objective):
     loss.mean().backward()
     for name, parameter in model.flow.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
-    # training on it drives the flows into their charts
+    # training on it alone drives the flows into their charts, from wherever they were
+    plain.flow = model.flow
     before = model.chart_leak(num_samples=500, generator=torch.Generator().manual_seed(0)).mean()
     optimizer = torch.optim.Adam(model.flow.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(60):
+    for _ in range(120):
         noise = torch.randn(300, stage.noise_features, generator=generator, dtype=torch.float64)
         optimizer.zero_grad()
-        stage.loss(x, noise, 0.0).mean().backward()
+        added = stage.loss(x, noise, 0.0) - bare.loss(x, noise[:, 2:], 0.0)
+        added.mean().backward()
         optimizer.step()
     after = model.chart_leak(num_samples=500, generator=torch.Generator().manual_seed(0)).mean()
-    assert after > before + 0.1
+    assert before < 0.6 and after > 0.9
 
 
 @pytest.mark.parametrize("weights", ["membership", "consistent", "learned"])

@@ -79,3 +79,10 @@ def membership(model, x):
 def grid(width=5.0, steps=500):
     line = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps * 2 * width - width
     return torch.cartesian_prod(line, line), (2 * width / steps) ** 2
+
+
+def stretched_grid(reach=7.0, steps=700):
+    """Cells of the plane to sinh(reach), fine in the middle: (points, area of each cell)."""
+    t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps * 2 * reach - reach
+    width = t.cosh() * 2 * reach / steps
+    return torch.cartesian_prod(t.sinh(), t.sinh()), torch.cartesian_prod(width, width).prod(dim=1)
