@@ -178,9 +178,8 @@ def test_a_worker_that_waits_for_another_says_so(bench: Any) -> None:
         time.sleep(1.0)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert [line for line in output.splitlines() if said in line] == [
-        f"slow μ on données, 3 runs: {said}"
-    ]
+    (line,) = (line for line in output.splitlines() if said in line)  # once, in any locale
+    assert line.endswith(f", 3 runs: {said}")
     assert (folder / ".lock").read_bytes() not in (b"", b"4321")
 
 
