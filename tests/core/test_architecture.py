@@ -132,7 +132,6 @@ def test_text_files_have_an_encoding() -> None:
     lines = [
         text_in_the_locales_encoding(_tree(file), str(file.relative_to(ROOT)))
         for file in (*FILES, *TESTS)
-        if file.parent != CORE / "testing"  # passes ASCII between two processes of one locale
     ]
     assert [line for found in lines for line in found] == []
 

@@ -166,7 +166,7 @@ def saves(subject: Subject) -> None:
         given = {name: value for name, value in inputs.items() if value is not None}
         save_file(_plain(given), folder / "inputs.safetensors")
         job = {"kind": subject.kind, "name": subject.name, "options": options, "path": sys.path}
-        (folder / "job.json").write_text(json.dumps(job))
+        (folder / "job.json").write_text(json.dumps(job), "utf-8")
         command = [sys.executable, "-m", "flowzoo.testing.reload", str(folder)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if ended.returncode != 0:

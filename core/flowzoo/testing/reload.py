@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main(folder: Path) -> None:
     """Read ``job.json``, ``state`` and ``inputs`` from ``folder``; write ``answers`` there."""
-    job = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text("utf-8"))
     sys.path[:] = job["path"]
 
     import torch
