@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -61,11 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: failed; 2: bad usage; 130: interrupted. A failure of ours is one line on stderr, and
     an error with an attribute ``exit_code`` chooses the code; ``FLOWZOO_TRACEBACK=1`` shows where
-    it came from. Text that the terminal's encoding does not have is printed with backslashes.
+    it came from.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
         command().main(args=None if arguments is None else list(arguments), prog_name="flowzoo")
     except SystemExit as stop:
