@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,12 +130,22 @@ def _names(option: str, text: str | None) -> list[str] | None:
 @contextmanager
 def _imports_undisturbed() -> Iterator[None]:
     """Hold Ctrl-C and SIGTERM back until the end; they then act at once."""
-    held = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    # by handlers and not by a mask: a thread that an import starts would take the signal
+    before = {
+        number: signal.signal(number, lambda number, frame: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for held in dict.fromkeys(arrived):
+            signal.raise_signal(held)
 
 
 @contextmanager

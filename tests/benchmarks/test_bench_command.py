@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,34 @@ from flowzoo_bench import session
 from flowzoo_bench.experiment import UsageError
 
 
-def test_ctrl_c_during_imports_waits_for_their_end() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_during_imports_wait_for_their_end(number: signal.Signals) -> None:
     seen = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    waiting = threading.Event()
+    # a thread, as imports start them, that would take a signal the main thread blocks
+    thread = threading.Thread(target=waiting.wait)
+    thread.start()
+    before = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), command._imports_undisturbed():
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             seen.append("went on")
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+        waiting.set()
+        thread.join()
+    assert seen == ["went on"]
+
+
+def test_signals_that_are_ignored_stay_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with command._imports_undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    assert seen == ["went on"]
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @pytest.mark.parametrize("error", [ValueError("no slots"), TypeError("bad"), RuntimeError("down")])
