@@ -59,7 +59,9 @@ def test_early_stopping_keeps_the_best_state():
     best = min(stage.curve, key=lambda point: point.valid)
     assert stage.best_epoch == best.epoch < stage.epochs == stage.best_epoch + 2 < 40
     noise = torch.randn(50, 2, dtype=torch.float64, generator=_validation_generator(seed))
-    assert float(model.loss(data.valid, noise, 0.0).mean().detach()) == pytest.approx(best.valid, rel=1e-9)
+    assert float(model.loss(data.valid, noise, 0.0).mean().detach()) == pytest.approx(
+        best.valid, rel=1e-9
+    )
 
 
 def _validation_generator(seed: int) -> torch.Generator:
