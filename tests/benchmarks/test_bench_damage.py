@@ -25,9 +25,9 @@ metrics = ["log-likelihood", "mean-norm"]
 [[methods]]
 label = "slow μ"
 mixture = "shift"
-options = { epochs = 30, pause = 0.1 }
+options = { epochs = 12, pause = 0.1 }
 """
-QUICK = TEXT.replace("30, pause = 0.1", "3")
+QUICK = TEXT.replace("12, pause = 0.1", "3")
 
 
 def numbers(out: Path) -> dict[str, Any]:
