@@ -14,8 +14,6 @@ from torch import nn
 from flowzoo import layers, nets, priors
 from flowzoo.interfaces import BaseFlow, Mixture, Partitioner, Splits, Step
 from flowzoo.layers import conformal
-from flowzoo.testing import checks
-from flowzoo.testing.run import run_check
 from flowzoo_bench.tasks.curve_sets import Helix
 from flowzoo_bench.tasks.curves import Curve
 from flowzoo_plugins.base_flows.realnvp import RealNVP
@@ -25,6 +23,7 @@ from flowzoo_plugins.partitioners.kmeans import KMeans
 from flowzoo_plugins.vq_flows import evaluation
 from flowzoo_plugins.vq_flows.mixture import VQFlow
 from flowzoo_plugins.vq_flows.weights import ChartWeights
+from planted import assert_found, outcome
 
 
 class Fault(NamedTuple):
@@ -500,17 +499,11 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def outcome(plugin, name):
-    (check,) = [check for check in checks(*plugin) if check.name == name]
-    return run_check(check)
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.mistake for fault in FAULTS])
 def test_a_planted_mistake_fails_its_check(fault, monkeypatch):
     right = getattr(fault.owner, fault.method)
     monkeypatch.setattr(fault.owner, fault.method, fault.wrap(right))
-    found = outcome(fault.plugin, fault.check)
-    assert found.status == "failed", f"{fault.check}: {found.status} {found.message}"
+    assert_found(fault.plugin, fault.check)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import torch
 
 from flowzoo import Evaluation, Stage
 from flowzoo.interfaces import Partitioner, Splits, Task
-from flowzoo.testing import checks, run_checks
-from flowzoo.testing.run import run_check
+from flowzoo.testing import run_checks
 from flowzoo.validation import check_rows
+from planted import assert_found
 
 
 class Prototypes(Partitioner):
@@ -219,9 +219,7 @@ FAULTS = [
     "part, name, said", FAULTS, ids=lambda v: v.__name__ if isinstance(v, type) else None
 )
 def test_a_planted_mistake_fails_its_check(part, name, said):
-    (check,) = [check for check in checks(part) if check.name == name]
-    found = run_check(check)
-    assert found.status == "failed" and said in found.message, f"{found.status}: {found.message}"
+    assert_found(part, name, said)
 
 
 @pytest.mark.parametrize("part", [Prototypes, Slabs, Shares, Ring, Disc, Line, LongLine, Counts])

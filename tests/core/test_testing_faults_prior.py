@@ -10,9 +10,9 @@ from torch import nn
 
 from flowzoo.interfaces import Prior
 from flowzoo.priors import StandardNormal, UniformBall
-from flowzoo.testing import checks, run_checks
-from flowzoo.testing.run import run_check
+from flowzoo.testing import run_checks
 from flowzoo.validation import check_context, check_rows
+from planted import assert_found
 
 
 class Normal(Prior):
@@ -209,9 +209,7 @@ FAULTS = [
     "prior, name, said", FAULTS, ids=lambda v: v.__name__ if isinstance(v, type) else None
 )
 def test_a_planted_mistake_fails_its_check(prior, name, said):
-    (check,) = [check for check in checks(prior) if check.name == name]
-    found = run_check(check)
-    assert found.status == "failed" and said in found.message, f"{found.status}: {found.message}"
+    assert_found(prior, name, said)
 
 
 @pytest.mark.parametrize("prior", [Normal, Laplace])

@@ -11,13 +11,9 @@ from torch import nn
 
 from flowzoo.interfaces import BaseFlow, Evaluation, Likelihood, Mixture, Stage, Step
 from flowzoo.testing import checks
+from flowzoo.testing.distribution import resolved
 from flowzoo.testing.run import run_check
-
-
-def outcome(plugin, name, level="quick", sizes=None):
-    (check,) = [one for one in checks(plugin, level=level, sizes=sizes) if one.name == name]
-    return run_check(check)
-
+from planted import assert_found
 
 # mixtures -----------------------------------------------------------------------------------------
 
@@ -255,8 +251,7 @@ MISTAKES = [
 def test_a_mistake_is_found(plugin, name, sizes):
     if name == "fast-direction" and sizes[0] < 4:
         pytest.skip("too few columns to tell")
-    found = outcome(plugin, name, sizes=sizes)
-    assert found.status == "failed", f"{found.status}: {found.message}"
+    assert_found(plugin, name, sizes=sizes)
 
 
 @pytest.mark.parametrize(
@@ -308,3 +303,17 @@ def test_after_a_declared_failure_to_build_nothing_else_is_tried():
     found = {result.name: result for result in run_checks(spec).results}
     assert found["build"].status == "expected failure"
     assert {found[name].message for name in ("jacobian", "save-load")} == {"build fails"}
+
+
+@pytest.mark.parametrize(
+    ("total", "moved", "fine"),
+    [
+        (1.0, 0.01, True),
+        (1.0, 0.1, False),
+        (200.0, 4.0, True),
+        (200.0, 100.0, False),
+        (0.01, 0.001, False),
+    ],
+)
+def test_what_a_grid_resolves_is_told_by_its_own_mass(total, moved, fine):
+    assert resolved(torch.tensor([total / 2, total / 2]), moved) == fine
