@@ -1,0 +1,293 @@
+"""A Gaussian around a plane: the prior of noisy injective flows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.interfaces import Prior
+from flowzoo.low_rank import DenseLoading, Loading
+from flowzoo.nets import MLP
+from flowzoo.validation import check_context, check_rows
+
+Embedding = Literal["posterior-mean", "pseudo-inverse"]
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+class NoisyInjectiveGaussian(Prior):
+    r"""A plane of few dimensions in R^D, and Gaussian noise around it.
+
+    .. math:: y = A z + b + \varepsilon, \quad z \sim N(0, I_d), \quad
+              \varepsilon \sim N(0, \Sigma), \qquad y \sim N(b, A A^\top + \Sigma)
+
+    with diagonal :math:`\Sigma`. With :math:`\mu = y - b`, :math:`\Lambda = A^\top \Sigma^{-1} A`
+    and :math:`u = A^\top \Sigma^{-1} \mu` the density costs O(D d^2) and never a D x D matrix:
+
+    .. math:: \log p(y) = -\tfrac12 \bigl( \lVert \mu - A \bar z \rVert^2_{\Sigma^{-1}}
+              + \lVert \bar z \rVert^2 \bigr) - \tfrac12 \log\lvert I + \Lambda \rvert
+              - \tfrac12 \log\lvert \Sigma \rvert - \tfrac D2 \log 2\pi,
+              \qquad \bar z = (I + \Lambda)^{-1} u
+
+    which is Cunningham et al. (2020), eq. 41, without its term of (d/2) log 2 pi, that does not
+    belong there, and with the quadratic form as a sum of squares, that keeps its digits.
+
+    The *stochastic inverse* q(z|y) = N(Lambda^-1 u, Lambda^-1) is the likelihood of z normalised,
+    as if z had a flat prior (their eq. 6); ``elbo`` is their bound by it, ``gap`` what it lacks.
+    It needs a Lambda of full rank; where it has none, answers are NaN.
+
+    Sampling: ``temperature`` t scales the standard deviation of z, ``noise_scale`` s that of the
+    noise, :math:`y \sim N(b, t^2 A A^\top + s^2 \Sigma)`: s = 1 is the model, s = 0 the plane.
+    Their section 5.2 prints s as a factor on the variance; their code, like this, multiplies the
+    standard deviation. Their code also draws with Sigma = I whatever it has learned:
+    ``sample_noise="identity"`` does the same.
+
+    Args:
+        features: D.
+        latent_features: d; half of D, rounded up, when None.
+        loading: A, of (D, d); a ``DenseLoading`` when None.
+        isotropic: one standard deviation for all columns of y.
+        context_features: columns of a context that b and Sigma depend on, through a network that
+            starts as zero.
+        hidden: widths of that network.
+        sample_noise: what ``sample`` adds: ``learned``, Sigma, or ``identity``.
+
+    Raises:
+        ValueError: d outside 1..D, or a loading of another size.
+
+    Example:
+        >>> prior = NoisyInjectiveGaussian(3, latent_features=1)
+        >>> prior.log_prob(torch.zeros(2, 3)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        latent_features: int | None = None,
+        loading: Loading | None = None,
+        isotropic: bool = False,
+        context_features: int = 0,
+        hidden: Sequence[int] = (64,),
+        sample_noise: Literal["learned", "identity"] = "learned",
+    ) -> None:
+        super().__init__(features, context_features=context_features)
+        if loading is None:
+            if latent_features is None:
+                latent_features = (features + 1) // 2
+            loading = DenseLoading(features, latent_features)
+        elif latent_features not in (None, loading.latent_features):
+            raise ValueError(
+                f"latent_features: expected {loading.latent_features}, as the loading has, "
+                f"got {latent_features}"
+            )
+        if loading.features != features:
+            raise ValueError(f"loading: expected {features} features, got {loading.features}")
+        if sample_noise not in ("learned", "identity"):
+            raise ValueError(
+                f"sample_noise: expected 'learned' or 'identity', got {sample_noise!r}"
+            )
+        self.loading = loading
+        self.latent_features = loading.latent_features
+        self.isotropic = isotropic
+        self.sample_noise = sample_noise
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.log_std = nn.Parameter(torch.zeros(1 if isotropic else features))
+        self.net: MLP | None = None
+        if context_features:
+            outputs = features + len(self.log_std)
+            self.net = MLP(context_features, outputs, hidden=hidden, zero_last=True)
+
+    @property
+    def noise_features(self) -> int:
+        """How many standard normal numbers a draw takes: d for z, and D for the noise."""
+        return self.latent_features + self.features
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(y) in nats, (N,), for rows y (N, D), here called z as of every prior.
+
+        Raises:
+            ValueError: wrong shape, or a context missing or unexpected.
+        """
+        offset, log_std = self._centred(z, context)
+        white = offset * (-log_std).exp()
+        factor = self.loading.factor((-2.0 * log_std).exp(), 1.0)
+        mean = factor.solve(self.loading.transposed(white * (-log_std).exp()))
+        rest = white - self.loading(mean) * (-log_std).exp()
+        squares = rest.square().sum(dim=1) + mean.square().sum(dim=1)
+        volume = factor.log_det() + 2.0 * self._log_volume(log_std)
+        return -0.5 * (squares + volume + self.features * _LOG_2PI)
+
+    def embed(
+        self, y: Tensor, context: Tensor | None = None, *, rule: Embedding = "posterior-mean"
+    ) -> Tensor:
+        """Latent coordinates of y (N, D), (N, d).
+
+        ``posterior-mean`` is (I + Lambda)^-1 u, ``pseudo-inverse`` Lambda^-1 u (Cunningham et al.
+        (2020), eq. 42), the mode of the stochastic inverse; their code uses the first.
+
+        Raises:
+            ValueError: wrong shape, or an unknown rule.
+        """
+        if rule not in get_args(Embedding):
+            raise ValueError(f"rule: expected one of {get_args(Embedding)}, got {rule!r}")
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 1.0 if rule == "posterior-mean" else 0.0)
+        return factor.solve(self.loading.transposed(offset * precision))
+
+    def place(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """A z + b, the points of the plane, (N, D), for z (N, d).
+
+        Raises:
+            ValueError: wrong shape, or a context missing or unexpected.
+        """
+        check_rows("z", z, self.latent_features)
+        bias, _ = self._noise(check_context(context, self.context_features, len(z)))
+        return self.loading(z) + bias
+
+    def stochastic_inverse(
+        self, y: Tensor, noise: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""A draw z of q(z|y) = N(Lambda^-1 u, Lambda^-1), and log q(z|y).
+
+        Args:
+            y: (N, D).
+            noise: standard normal numbers, (N, d).
+            context: (N, C), where the prior takes one.
+
+        Returns:
+            z (N, d), differentiable in everything, and its log-density in nats (N,).
+
+        Raises:
+            ValueError: wrong shapes.
+        """
+        check_rows("noise", noise, self.latent_features)
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 0.0)
+        mean = factor.solve(self.loading.transposed(offset * precision))
+        log_q = 0.5 * (
+            factor.log_det() - noise.square().sum(dim=1) - self.latent_features * _LOG_2PI
+        )
+        return mean + factor.colour(noise), log_q
+
+    def manifold_term(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""log of the integral of p(y|z) over z, (N,), nats: how near y is to the plane.
+
+        .. math:: \log \int p(y|z)\,dz = \log Z_z - \log Z_x
+
+        the second term of the bound; Cunningham et al. (2020), eq. 7 and 9.
+
+        Raises:
+            ValueError: wrong shape, or a context missing or unexpected.
+        """
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 0.0)
+        mean = factor.solve(self.loading.transposed(offset * precision))
+        rest = (offset - self.loading(mean)) * (-log_std).exp()
+        volume = factor.log_det() + 2.0 * self._log_volume(log_std)
+        codimension = self.features - self.latent_features
+        return -0.5 * (rest.square().sum(dim=1) + volume + codimension * _LOG_2PI)
+
+    def elbo(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """The bound E_q[log N(z; 0, I)] + ``manifold_term`` on ``log_prob``, (N,), nats.
+
+        Raises:
+            ValueError: wrong shape, or a context missing or unexpected.
+        """
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 0.0)
+        mean = factor.solve(self.loading.transposed(offset * precision))
+        spread = factor.trace_of_inverse()
+        expected = -0.5 * (mean.square().sum(dim=1) + spread + self.latent_features * _LOG_2PI)
+        return expected + self.manifold_term(y, context)
+
+    def gap(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""KL(q(z|y) || p(z|y)), what the bound lacks to ``log_prob``, (N,), nats.
+
+        .. math:: \tfrac12 \bigl( \mathrm{tr}\,\Lambda^{-1} + \Delta^\top (I + \Lambda) \Delta
+                  - \log\lvert I + \Lambda^{-1} \rvert \bigr), \qquad
+                  \Delta = \Lambda^{-1} u - (I + \Lambda)^{-1} u
+
+        Raises:
+            ValueError: wrong shape, or a context missing or unexpected.
+        """
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        inverse, posterior = (self.loading.factor(precision, ridge) for ridge in (0.0, 1.0))
+        u = self.loading.transposed(offset * precision)
+        between = inverse.solve(u) - posterior.solve(u)
+        ratio = posterior.log_det() - inverse.log_det()  # log|I + Lambda^-1|
+        return 0.5 * (inverse.trace_of_inverse() + posterior.quadratic(between) - ratio)
+
+    def sample(
+        self,
+        num: int,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        noise_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """``num`` draws of N(b, t^2 A A' + s^2 Sigma), (num, D), at temperature t, noise_scale s.
+
+        Raises:
+            ValueError: ``temperature`` is not positive, ``noise_scale`` is negative, or a context
+                is missing or unexpected.
+        """
+        context = check_context(context, self.context_features, num)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
+        if not 0 <= noise_scale < math.inf:
+            raise ValueError(f"noise_scale: expected >= 0 and finite, got {noise_scale}")
+        bias, log_std = self._noise(context)
+        shape = (num, self.noise_features)
+        noise = torch.randn(shape, generator=generator, dtype=bias.dtype, device=bias.device)
+        z, around = noise.split([self.latent_features, self.features], dim=1)
+        std = log_std.exp() if self.sample_noise == "learned" else torch.ones_like(log_std)
+        return self.loading(temperature * z) + bias + noise_scale * std * around
+
+    def from_normal(self, noise: Tensor) -> Tensor:
+        """Rows of standard normal numbers, (N, d + D), turned into draws (N, D)."""
+        check_rows("noise", noise, self.noise_features)
+        z, around = noise.split([self.latent_features, self.features], dim=1)
+        bias, log_std = self._noise(None)
+        return self.loading(z) + bias + log_std.exp() * around
+
+    def covariance(self) -> Tensor:
+        """A A' + Sigma, (D, D), of a prior without context: for a look, the rest never forms it."""
+        matrix = self.loading.matrix()
+        return matrix @ matrix.T + torch.diag((2.0 * self._noise(None)[1]).exp())
+
+    def signal_to_noise(self) -> Tensor:
+        """Eigenvalues of A' Sigma^-1 A, (d,), largest first: variance over noise along the plane.
+
+        They do not change when the coordinates z are rotated.
+        """
+        matrix = self.loading.matrix() * (-self._noise(None)[1]).exp()[:, None]
+        values: Tensor = torch.linalg.svdvals(matrix).square()
+        return values
+
+    def _centred(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y - b (N, D), and the logarithms of the noise's standard deviations, (D,) or (N, D)."""
+        check_rows("z", y, self.features)
+        bias, log_std = self._noise(check_context(context, self.context_features, len(y)))
+        return y - bias, log_std
+
+    def _noise(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """b and log standard deviations, (D,), or (N, D) with a context."""
+        if self.net is None or context is None:
+            return self.bias, self.log_std.expand(self.features)
+        shift, change = self.net(context).split([self.features, len(self.log_std)], dim=1)
+        return self.bias + shift, (self.log_std + change).expand(-1, self.features)
+
+    def _log_volume(self, log_std: Tensor) -> Tensor:
+        """log det Sigma^(1/2), () or (N,)."""
+        return log_std.sum(dim=-1)
