@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Prior
-from flowzoo.low_rank import DenseLoading, Loading
+from flowzoo.low_rank import DenseLoading, Factor, Loading
 from flowzoo.nets import MLP
 from flowzoo.validation import check_context, check_rows
 
@@ -114,12 +114,12 @@ class NoisyInjectiveGaussian(Prior):
             ValueError: wrong shape, or a context missing or unexpected.
         """
         offset, log_std = self._centred(z, context)
-        white = offset * (-log_std).exp()
-        factor = self.loading.factor((-2.0 * log_std).exp(), 1.0)
-        mean = factor.solve(self.loading.transposed(white * (-log_std).exp()))
-        rest = white - self.loading(mean) * (-log_std).exp()
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 1.0)
+        mean = factor.solve(self.loading.transposed(offset * precision))
+        rest = (offset - self.loading(mean)) * (-log_std).exp()
         squares = rest.square().sum(dim=1) + mean.square().sum(dim=1)
-        volume = factor.log_det() + 2.0 * self._log_volume(log_std)
+        volume = factor.log_det() + 2.0 * log_std.sum(dim=-1)
         return -0.5 * (squares + volume + self.features * _LOG_2PI)
 
     def embed(
@@ -167,10 +167,7 @@ class NoisyInjectiveGaussian(Prior):
             ValueError: wrong shapes.
         """
         check_rows("noise", noise, self.latent_features)
-        offset, log_std = self._centred(y, context)
-        precision = (-2.0 * log_std).exp()
-        factor = self.loading.factor(precision, 0.0)
-        mean = factor.solve(self.loading.transposed(offset * precision))
+        mean, factor, _ = self._inverse(y, context)
         log_q = 0.5 * (
             factor.log_det() - noise.square().sum(dim=1) - self.latent_features * _LOG_2PI
         )
@@ -186,14 +183,7 @@ class NoisyInjectiveGaussian(Prior):
         Raises:
             ValueError: wrong shape, or a context missing or unexpected.
         """
-        offset, log_std = self._centred(y, context)
-        precision = (-2.0 * log_std).exp()
-        factor = self.loading.factor(precision, 0.0)
-        mean = factor.solve(self.loading.transposed(offset * precision))
-        rest = (offset - self.loading(mean)) * (-log_std).exp()
-        volume = factor.log_det() + 2.0 * self._log_volume(log_std)
-        codimension = self.features - self.latent_features
-        return -0.5 * (rest.square().sum(dim=1) + volume + codimension * _LOG_2PI)
+        return self._inverse(y, context)[2]
 
     def elbo(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """The bound E_q[log N(z; 0, I)] + ``manifold_term`` on ``log_prob``, (N,), nats.
@@ -201,13 +191,9 @@ class NoisyInjectiveGaussian(Prior):
         Raises:
             ValueError: wrong shape, or a context missing or unexpected.
         """
-        offset, log_std = self._centred(y, context)
-        precision = (-2.0 * log_std).exp()
-        factor = self.loading.factor(precision, 0.0)
-        mean = factor.solve(self.loading.transposed(offset * precision))
-        spread = factor.trace_of_inverse()
-        expected = -0.5 * (mean.square().sum(dim=1) + spread + self.latent_features * _LOG_2PI)
-        return expected + self.manifold_term(y, context)
+        mean, factor, manifold_term = self._inverse(y, context)
+        squares = mean.square().sum(dim=1) + factor.trace_of_inverse()  # E_q |z|^2
+        return manifold_term - 0.5 * (squares + self.latent_features * _LOG_2PI)
 
     def gap(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         r"""KL(q(z|y) || p(z|y)), what the bound lacks to ``log_prob``, (N,), nats.
@@ -281,13 +267,21 @@ class NoisyInjectiveGaussian(Prior):
         bias, log_std = self._noise(check_context(context, self.context_features, len(y)))
         return y - bias, log_std
 
+    def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Factor, Tensor]:
+        """The mean (N, d) of q(z|y), Lambda factored, and the manifold term (N,)."""
+        offset, log_std = self._centred(y, context)
+        precision = (-2.0 * log_std).exp()
+        factor = self.loading.factor(precision, 0.0)
+        mean = factor.solve(self.loading.transposed(offset * precision))
+        rest = (offset - self.loading(mean)) * (-log_std).exp()
+        volume = factor.log_det() + 2.0 * log_std.sum(dim=-1)
+        codimension = self.features - self.latent_features
+        term = -0.5 * (rest.square().sum(dim=1) + volume + codimension * _LOG_2PI)
+        return mean, factor, term
+
     def _noise(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """b and log standard deviations, (D,), or (N, D) with a context."""
         if self.net is None or context is None:
             return self.bias, self.log_std.expand(self.features)
         shift, change = self.net(context).split([self.features, len(self.log_std)], dim=1)
         return self.bias + shift, (self.log_std + change).expand(-1, self.features)
-
-    def _log_volume(self, log_std: Tensor) -> Tensor:
-        """log det Sigma^(1/2), () or (N,)."""
-        return log_std.sum(dim=-1)
