@@ -1,0 +1,1 @@
+"""Real data sets in their original file formats: found, verified, parsed."""

@@ -1,0 +1,116 @@
+"""Finds the files of a data set on this machine, or, when told to, downloads them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flowzoo_bench.data.files import DataSet, File
+
+DATA_VARIABLE = "FLOWZOO_DATA"
+"""Names a folder that is looked into first: ``$FLOWZOO_DATA/mnist/...`` or the files themselves."""
+_log = logging.getLogger(__name__)
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A data set is not on this machine; the message says where it could be put or got."""
+
+
+def read(
+    data: DataSet, name: str, *, root: str | Path | None = None, download: bool = False
+) -> bytes:
+    """The uncompressed, verified bytes of one file of a data set.
+
+    Looked for, in order: below ``root``, below the folder ``FLOWZOO_DATA`` names, in the cache of
+    earlier downloads, in a package of the system. A file may be there compressed or not. Nothing is
+    downloaded unless ``download`` says so.
+
+    Args:
+        data: the data set.
+        name: one of its files.
+        root: a folder to look into first.
+        download: fetch what is missing into the cache.
+
+    Raises:
+        DataNotFoundError: it is nowhere, and may not be or could not be downloaded.
+        ValueError: a file that is found has other content than it should.
+    """
+    file = data.file(name)
+    for folder in _folders(data, root):
+        for path in (folder / file.name, folder / file.name.removesuffix(".gz")):
+            if path.is_file():
+                return _verified(path, file)
+    if not download:
+        raise DataNotFoundError(_how_to(data, file, root))
+    return _download(data, file)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    import pooch
+
+    return Path(pooch.os_cache("flowzoo"))
+
+
+def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
+    for given in (root, os.environ.get(DATA_VARIABLE)):
+        if given:
+            place = Path(given).expanduser()
+            yield from (place / data.name, place)
+    yield cache_folder() / data.name
+    yield from map(Path, data.packaged)
+
+
+def _verified(path: Path, file: File) -> bytes:
+    """The uncompressed bytes of a file, which must hash to what is known of it."""
+    raw = path.read_bytes()
+    try:
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path}: expected a whole gzip file, got {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise ValueError(
+            f"{path}: expected content of sha256 {file.sha256}, got {found}: another file, or a "
+            "damaged one"
+        )
+    return content
+
+
+def _download(data: DataSet, file: File) -> bytes:
+    """Fetch from the first mirror that has the right bytes; nothing else stays in the cache."""
+    import pooch
+
+    folder = cache_folder() / data.name
+    failures = []
+    for url in file.urls:
+        arriving = f"{file.name}.part"
+        try:
+            path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
+            try:
+                content = _verified(path, file)
+            except ValueError:
+                path.unlink()
+                raise
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            failures.append(f"{url}: {error}")
+            _log.warning("could not fetch %s", failures[-1])
+            continue
+        os.replace(path, folder / file.name)
+        return content
+    tried = "; ".join(failures) or "no address is known"
+    raise DataNotFoundError(f"{data.name}: {file.name} could not be downloaded: {tried}")
+
+
+def _how_to(data: DataSet, file: File, root: str | Path | None) -> str:
+    looked = ", ".join(str(folder) for folder in _folders(data, root))
+    hint = f"; {data.note}" if data.note else ""
+    return (
+        f"{data.name}: {file.name} is not on this machine (looked in {looked}). Put it below the "
+        f"folder {DATA_VARIABLE} names, or pass download=True to fetch it from "
+        f"{' or '.join(file.urls) or 'nowhere'}{hint}"
+    )

@@ -1,0 +1,174 @@
+"""Finding, verifying and fetching data files; a server of our own stands in for the network."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowzoo_bench.data import fetch
+from flowzoo_bench.data.fetch import DataNotFoundError, read
+from flowzoo_bench.data.files import FASHION_MNIST, MNIST, DataSet, File
+from flowzoo_bench.data.idx import parse_idx
+
+PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+CONTENT = bytes([0, 0, 8, 3]) + struct.pack(">3I", *PIXELS.shape) + PIXELS.tobytes()
+NAME = "images-idx3-ubyte.gz"
+
+
+class Server:
+    """Answers with the bytes put under a path, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                body = outer.pages.get(self.path)
+                self.send_response(404 if body is None else 200)
+                cut = self.path.startswith("/cut")
+                size = len(body or b"")
+                self.send_header("Content-Length", str(size + 100 if cut else size))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the machine's own cache, or FLOWZOO_DATA."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(fetch, "cache_folder", lambda: folder)
+    monkeypatch.delenv(fetch.DATA_VARIABLE, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def data_set(*urls: str, sha256: str | None = None, packaged: tuple[str, ...] = ()) -> DataSet:
+    digest = sha256 or hashlib.sha256(CONTENT).hexdigest()
+    return DataSet("tiny", (File(NAME, urls, digest),), packaged)
+
+
+def test_a_download_happens_once(server: Server, cache: Path) -> None:
+    server.pages["/good"] = gzip.compress(CONTENT)
+    data = data_set(f"{server.url}/good")
+    for _ in range(2):
+        np.testing.assert_array_equal(parse_idx(read(data, NAME, download=True)), PIXELS)
+    read(data, NAME)  # and is found without being asked for
+    assert server.asked == ["/good"]
+    assert [path.name for path in (cache / "tiny").iterdir()] == [NAME]
+
+
+def test_nothing_is_downloaded_unasked(server: Server) -> None:
+    server.pages["/good"] = gzip.compress(CONTENT)
+    with pytest.raises(DataNotFoundError) as caught:
+        read(data_set(f"{server.url}/good"), NAME)
+    assert server.asked == []
+    for part in ("tiny", NAME, "FLOWZOO_DATA", "download=True", f"{server.url}/good"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["missing", "wrong", "cut"])
+def test_the_next_mirror_is_tried(server: Server, cache: Path, bad: str) -> None:
+    server.pages["/wrong"] = gzip.compress(CONTENT[:-1] + b"?")
+    server.pages["/cut"] = gzip.compress(CONTENT)[:30]
+    server.pages["/good"] = gzip.compress(CONTENT, compresslevel=1)  # compressed anew
+    data = data_set(f"{server.url}/{bad}", f"{server.url}/good")
+    assert read(data, NAME, download=True) == CONTENT
+    assert server.asked[-1] == "/good"
+    assert [path.name for path in (cache / "tiny").iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("bad", ["missing", "wrong", "cut"])
+def test_a_bad_download_leaves_nothing(server: Server, cache: Path, bad: str) -> None:
+    server.pages["/wrong"] = gzip.compress(CONTENT[:-1] + b"?")
+    server.pages["/cut"] = gzip.compress(CONTENT)[:30]
+    with pytest.raises(DataNotFoundError, match="could not be downloaded"):
+        read(data_set(f"{server.url}/{bad}"), NAME, download=True)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("how", ["root", "variable", "package"])
+def test_files_in_place_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, nested: bool, compressed: bool
+) -> None:
+    place = tmp_path / "place"
+    folder = place / "tiny" if nested or how == "package" else place
+    folder.mkdir(parents=True)
+    if compressed:
+        (folder / NAME).write_bytes(gzip.compress(CONTENT))
+    else:
+        (folder / NAME.removesuffix(".gz")).write_bytes(CONTENT)
+    if how == "variable":
+        monkeypatch.setenv(fetch.DATA_VARIABLE, str(place))
+    data = data_set(packaged=(str(folder),) if how == "package" else ())
+    assert read(data, NAME, root=place if how == "root" else None) == CONTENT
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], b"", b"text"])
+def test_a_damaged_file_is_said_to_be(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match="expected content of sha256"):
+        read(data_set(), NAME, root=tmp_path, download=True)
+    (tmp_path / NAME).write_bytes(gzip.compress(CONTENT)[:-9])
+    with pytest.raises(ValueError, match="expected a whole gzip file"):
+        read(data_set(), NAME, root=tmp_path)
+
+
+def test_unknown_files_are_refused() -> None:
+    with pytest.raises(ValueError, match="file: expected one of"):
+        read(MNIST, "nope")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"\x01\x00\x08\x01", b"\x00\x00\x09\x01\x00\x00\x00\x01a", CONTENT[:-1],
+     CONTENT + b"x", CONTENT[:7]],
+)  # fmt: skip
+def test_what_is_no_idx_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="idx: expected"):
+        parse_idx(content)
+
+
+def test_idx_of_any_shape() -> None:
+    np.testing.assert_array_equal(parse_idx(CONTENT), PIXELS)
+    assert parse_idx(bytes([0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 5])).shape == (0, 5)
+
+
+def test_fashion_mnist_where_the_package_is() -> None:
+    if not Path(FASHION_MNIST.packaged[0]).is_dir():
+        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
+    images = parse_idx(read(FASHION_MNIST, "t10k-images-idx3-ubyte.gz"))
+    labels = parse_idx(read(FASHION_MNIST, "t10k-labels-idx1-ubyte.gz"))
+    assert images.shape == (10_000, 28, 28)
+    assert np.bincount(labels).tolist() == [1000] * 10
