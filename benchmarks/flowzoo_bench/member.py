@@ -75,11 +75,14 @@ class Member:
             )
         return scores.to("cpu", torch.float64) + self.scaling.log_abs_det
 
-    def sample(self, num: int, seed: int) -> Tensor:
+    def sample(
+        self, num: int, seed: int, *, temperature: float = 1.0, noise_scale: float | None = None
+    ) -> Tensor:
         """Model samples in original units, float64, (num, D)."""
         generator = torch.Generator(self.device).manual_seed(seed)
+        knobs: dict[str, Any] = {} if noise_scale is None else {"noise_scale": noise_scale}
         with torch.no_grad():
-            z = self.model.sample(num, generator=generator)
+            z = self.model.sample(num, temperature=temperature, generator=generator, **knobs)
         expected = (num, self.task.features)
         if tuple(z.shape) != expected:
             raise ValueError(f"sample: expected shape {expected}, got {tuple(z.shape)}")
@@ -95,6 +98,15 @@ class Member:
                 f"reconstruct: expected shape {tuple(x.shape)}, got {tuple(point.shape)}"
             )
         return self.scaling.decode(point.to("cpu", torch.float64))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Latent coordinates of x, given in original units, float64, (N, d)."""
+        embed = getattr(self.model, "embed")  # noqa: B009 - optional, not in the contract
+        with torch.no_grad():
+            z: Tensor = embed(self._into(x, self.device))
+        if z.ndim != 2 or len(z) != len(x):
+            raise ValueError(f"embed: expected shape ({len(x)}, d), got {tuple(z.shape)}")
+        return z.to("cpu", torch.float64)
 
     def _check_measure(self, evaluation: str | None) -> None:
         """Scaling changes a density against Lebesgue measure by its log-det, others not so."""
@@ -162,6 +174,8 @@ class Member:
             sample=self.sample,
             seed=self.spec.seed_for("eval"),
             reconstruct=self.reconstruct if "reconstruct" in self.model.capabilities else None,
+            embed=self.embed if "embed" in self.model.capabilities else None,
+            labels=self.task.labels(self.spec.data_seed()),
         )
         began = time.perf_counter()
         rows, failures = self._measured(trained)

@@ -6,12 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from flowzoo.interfaces.mixture import Mixture
 from flowzoo.interfaces.task import Splits, Task
+
+
+class Sample(Protocol):
+    """Draws samples in a task's original units."""
+
+    def __call__(
+        self, num: int, seed: int, *, temperature: float = 1.0, noise_scale: float | None = None
+    ) -> Tensor:
+        """``num`` rows (num, D) float64."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +33,25 @@ class Trained:
         model: the trained model, in the coordinates it was trained in.
         log_prob: ``log_prob(x, evaluation) -> (N,)`` nats in original units, float64; None is the
             default evaluation.
-        sample: ``sample(num, seed) -> (num, D)`` float64 in original units.
+        sample: ``sample(num, seed, temperature=1.0, noise_scale=None) -> (num, D)`` float64 in
+            original units; a ``noise_scale`` only for a model with that capability.
         seed: the run's evaluation seed.
         reconstruct: ``reconstruct(x) -> (N, D)`` float64 in original units; None for a model
             without that capability.
+        embed: ``embed(x) -> (N, d)`` float64, latent coordinates of x in original units; None for
+            a model without that capability.
+        labels: classes of the rows of ``splits``, where the task has them.
     """
 
     task: Task
     splits: Splits
     model: Mixture
     log_prob: Callable[[Tensor, str | None], Tensor]
-    sample: Callable[[int, int], Tensor]
+    sample: Sample
     seed: int
     reconstruct: Callable[[Tensor], Tensor] | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
+    labels: Splits | None = None
 
 
 @dataclass(frozen=True)

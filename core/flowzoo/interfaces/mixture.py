@@ -19,8 +19,10 @@ class Mixture(nn.Module, ABC):
 
     Subclasses implement ``stages``, ``_log_prob`` and ``_sample``, declare their ``evaluations``
     (the first is the default) and name in ``capabilities`` which optional methods they have, of
-    ``sample_and_log_prob(num)``, ``embed(x)``, ``reconstruct(x)``, ``intrinsic_dimension()`` and
-    ``assign(x)`` (chart of each row).
+    ``sample_and_log_prob(num)``, ``embed(x)``, ``reconstruct(x)``, ``intrinsic_dimension()``,
+    ``assign(x)`` (chart of each row) and ``noise_scale``: then ``sample`` takes the keyword
+    ``noise_scale`` (default 1), a factor on the standard deviation of the noise around the model's
+    manifold; at 0 draws lie on it.
     """
 
     evaluations: Mapping[str, Evaluation]

@@ -35,9 +35,14 @@ class Prior(nn.Module, ABC):
     ) -> Tensor:
         """``num`` draws, (num, d); ``temperature`` scales the spread, 1 is the prior itself."""
 
+    @property
+    def noise_features(self) -> int:
+        """Standard normal numbers that ``from_normal`` turns into one draw; d unless it says so."""
+        return self.features
+
     @abstractmethod
     def from_normal(self, noise: Tensor) -> Tensor:
-        """Turn standard normal numbers (N, d) into draws, differentiably and under vmap."""
+        """Turn standard normal numbers (N, noise_features) into draws, also under vmap."""
 
     def support_map(self) -> BaseFlow | None:
         """The bijection from R^d (data side) onto the support (latent side); None for R^d."""

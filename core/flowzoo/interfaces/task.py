@@ -30,6 +30,13 @@ class Task(ABC):
         noise_scale: standard deviation of the noise around the support; None when there is none.
         bin_width: width of the integer bins of dequantised data in original units, which makes
             bits per dimension meaningful; None for continuous data.
+        bits: of the levels of dequantised data, which lie in [0, 2^bits); None where there are
+            none, or their number is no power of two. Bits per dimension compare at equal ``bits``.
+        levels: number of integer levels of dequantised data, which lies in [0, levels).
+        logit: lambda, for data in [0, levels): models see logit(lambda + (1 - 2 lambda) x / levels)
+            and scores are reported in the original units; None for no such map.
+        shape: (C, H, W) of image rows, a pixel's column being (c H + h) W + w; None for others.
+        dimension: of the manifold the data lie on or near, where it is known.
     """
 
     features: int
@@ -37,6 +44,11 @@ class Task(ABC):
     oracle: Evaluation | None = None
     noise_scale: float | None = None
     bin_width: float | None = None
+    bits: int | None = None
+    levels: int | None = None
+    logit: float | None = None
+    shape: tuple[int, int, int] | None = None
+    dimension: int | None = None
 
     def __init__(self, features: int) -> None:
         self.features = check_positive("features", features)
@@ -51,6 +63,10 @@ class Task(ABC):
         It is part of a run's identity: results on other data are never taken for these.
         """
         return ""
+
+    def labels(self, seed: int) -> Splits | None:
+        """Classes 0, 1, ... of the rows of ``splits(seed)``, (N,) int64 each; None without any."""
+        return None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """True log-density of x (N, D) in nats, (N,), against ``oracle.measure``.
