@@ -26,3 +26,7 @@ from flowzoo.layers.thickened import surface_log_prob as surface_log_prob
 from flowzoo.layers.volume_preserving_coupling import (
     VolumePreservingCoupling as VolumePreservingCoupling,
 )
+from flowzoo.layers.whitening import Whitener as Whitener
+from flowzoo.layers.whitening import Whitening as Whitening
+from flowzoo.layers.whitening import principal_whitener as principal_whitener
+from flowzoo.layers.whitening import variance_floor as variance_floor

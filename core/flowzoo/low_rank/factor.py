@@ -74,7 +74,7 @@ class DenseFactor(Factor):
 
     def quadratic(self, u: Tensor) -> Tensor:
         """See ``Factor.quadratic``."""
-        half = self._by_rows(lambda columns, lower: lower.mT @ columns, u)
+        half: Tensor = self._by_rows(lambda columns, lower: lower.mT @ columns, u)
         return half.square().sum(dim=-1)
 
     def _by_rows(self, change: Callable[[Tensor, Tensor], Tensor], u: Tensor) -> Tensor:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from flowzoo.interfaces import Prior
+from flowzoo.options import check_options
+from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian as NoisyInjectiveGaussian
 from flowzoo.priors.product import Product as Product
 from flowzoo.priors.standard_normal import StandardNormal as StandardNormal
 from flowzoo.priors.uniform_ball import UniformBall as UniformBall
 
-_PRIORS: dict[str, type[StandardNormal] | type[UniformBall]] = {
+_PRIORS: dict[str, type[Prior]] = {
     "standard-normal": StandardNormal,
     "uniform-ball": UniformBall,
+    "noisy-injective-gaussian": NoisyInjectiveGaussian,
 }
 
 
@@ -20,7 +25,7 @@ def prior_names() -> list[str]:
     return list(_PRIORS)
 
 
-def prior_class(name: str) -> type[StandardNormal] | type[UniformBall]:
+def prior_class(name: str) -> type[Prior]:
     """The class of the prior called ``name``.
 
     Raises:
@@ -33,14 +38,31 @@ def prior_class(name: str) -> type[StandardNormal] | type[UniformBall]:
     return _PRIORS[name]
 
 
-def build_prior(name: str, features: int) -> Prior:
-    """The prior called ``name`` on R^features.
+def build_prior(prior: str | Mapping[str, Any] | Prior, features: int) -> Prior:
+    """An unconditional prior on R^features, as written in Python or TOML.
+
+    Args:
+        prior: a name, a mapping ``{"name": ..., **options}``, or a built prior, which is returned.
+        features: d.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name, a wrong option, or a built prior of other size or with a
+            context.
 
     Example:
-        >>> build_prior("uniform-ball", 2).features
-        2
+        >>> build_prior({"name": "noisy-injective-gaussian", "latent_features": 1}, 3).features
+        3
     """
-    return prior_class(name)(features)
+    if isinstance(prior, Prior):
+        if (prior.features, prior.context_features) != (features, 0):
+            raise ValueError(
+                f"prior: expected features={features} without context, got features="
+                f"{prior.features}, context_features={prior.context_features}"
+            )
+        return prior
+    options = dict(prior) if isinstance(prior, Mapping) else {"name": prior}
+    name = options.pop("name", None)
+    target = prior_class(name)  # type: ignore[arg-type]
+    if "features" in options:
+        raise ValueError(f"prior {name!r}: features: set by the flow to {features}")
+    return target(**check_options(target, {**options, "features": features}, f"prior {name!r}"))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Prior
-from flowzoo.low_rank import DenseLoading, Factor, Loading
+from flowzoo.low_rank import DenseLoading, Factor, Loading, build_loading
 from flowzoo.nets import MLP
-from flowzoo.validation import check_context, check_rows
+from flowzoo.validation import check_context, check_number, check_rows
 
 Embedding = Literal["posterior-mean", "pseudo-inverse"]
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -48,8 +48,10 @@ class NoisyInjectiveGaussian(Prior):
     Args:
         features: D.
         latent_features: d; half of D, rounded up, when None.
-        loading: A, of (D, d); a ``DenseLoading`` when None.
+        loading: A: ``dense``, ``{"name": "up-sampling", ...}`` or a built loading of (D, d).
         isotropic: one standard deviation for all columns of y.
+        noise_std: the standard deviations of the noise to start from.
+        learn_noise: False keeps them.
         context_features: columns of a context that b and Sigma depend on, through a network that
             starts as zero.
         hidden: widths of that network.
@@ -69,37 +71,30 @@ class NoisyInjectiveGaussian(Prior):
         features: int,
         *,
         latent_features: int | None = None,
-        loading: Loading | None = None,
+        loading: str | Mapping[str, Any] | Loading = "dense",
         isotropic: bool = False,
+        noise_std: float = 1.0,
+        learn_noise: bool = True,
         context_features: int = 0,
         hidden: Sequence[int] = (64,),
         sample_noise: Literal["learned", "identity"] = "learned",
     ) -> None:
         super().__init__(features, context_features=context_features)
-        if loading is None:
-            if latent_features is None:
-                latent_features = (features + 1) // 2
-            loading = DenseLoading(features, latent_features)
-        elif latent_features not in (None, loading.latent_features):
-            raise ValueError(
-                f"latent_features: expected {loading.latent_features}, as the loading has, "
-                f"got {latent_features}"
-            )
-        if loading.features != features:
-            raise ValueError(f"loading: expected {features} features, got {loading.features}")
         if sample_noise not in ("learned", "identity"):
             raise ValueError(
                 f"sample_noise: expected 'learned' or 'identity', got {sample_noise!r}"
             )
-        self.loading = loading
-        self.latent_features = loading.latent_features
+        self.loading = build_loading(loading, features, latent_features)
+        self.latent_features = self.loading.latent_features
         self.isotropic = isotropic
         self.sample_noise = sample_noise
         self.bias = nn.Parameter(torch.zeros(features))
-        self.log_std = nn.Parameter(torch.zeros(1 if isotropic else features))
+        log_std = math.log(check_number("noise_std", noise_std, strict=True))
+        self.log_std = nn.Parameter(torch.full((1 if isotropic else features,), log_std))
+        self.log_std.requires_grad_(learn_noise)
         self.net: MLP | None = None
         if context_features:
-            outputs = features + len(self.log_std)
+            outputs = features + (len(self.log_std) if learn_noise else 0)
             self.net = MLP(context_features, outputs, hidden=hidden, zero_last=True)
 
     @property
@@ -118,7 +113,7 @@ class NoisyInjectiveGaussian(Prior):
         factor = self.loading.factor(precision, 1.0)
         mean = factor.solve(self.loading.transposed(offset * precision))
         rest = (offset - self.loading(mean)) * (-log_std).exp()
-        squares = rest.square().sum(dim=1) + mean.square().sum(dim=1)
+        squares: Tensor = rest.square().sum(dim=1) + mean.square().sum(dim=1)
         volume = factor.log_det() + 2.0 * log_std.sum(dim=-1)
         return -0.5 * (squares + volume + self.features * _LOG_2PI)
 
@@ -148,7 +143,8 @@ class NoisyInjectiveGaussian(Prior):
         """
         check_rows("z", z, self.latent_features)
         bias, _ = self._noise(check_context(context, self.context_features, len(z)))
-        return self.loading(z) + bias
+        plane: Tensor = self.loading(z) + bias
+        return plane
 
     def stochastic_inverse(
         self, y: Tensor, noise: Tensor, context: Tensor | None = None
@@ -236,16 +232,18 @@ class NoisyInjectiveGaussian(Prior):
         bias, log_std = self._noise(context)
         shape = (num, self.noise_features)
         noise = torch.randn(shape, generator=generator, dtype=bias.dtype, device=bias.device)
-        z, around = noise.split([self.latent_features, self.features], dim=1)
+        z, around = noise[:, : self.latent_features], noise[:, self.latent_features :]
         std = log_std.exp() if self.sample_noise == "learned" else torch.ones_like(log_std)
-        return self.loading(temperature * z) + bias + noise_scale * std * around
+        plane: Tensor = self.loading(temperature * z) + bias
+        return plane + noise_scale * std * around
 
     def from_normal(self, noise: Tensor) -> Tensor:
         """Rows of standard normal numbers, (N, d + D), turned into draws (N, D)."""
         check_rows("noise", noise, self.noise_features)
-        z, around = noise.split([self.latent_features, self.features], dim=1)
+        z, around = noise[:, : self.latent_features], noise[:, self.latent_features :]
         bias, log_std = self._noise(None)
-        return self.loading(z) + bias + log_std.exp() * around
+        plane: Tensor = self.loading(z) + bias
+        return plane + log_std.exp() * around
 
     def covariance(self) -> Tensor:
         """A A' + Sigma, (D, D), of a prior without context: for a look, the rest never forms it."""
@@ -260,6 +258,49 @@ class NoisyInjectiveGaussian(Prior):
         matrix = self.loading.matrix() * (-self._noise(None)[1]).exp()[:, None]
         values: Tensor = torch.linalg.svdvals(matrix).square()
         return values
+
+    def intrinsic_dimension(self, threshold: float = 1.0) -> Tensor:
+        """How many directions of the plane have more than ``threshold`` times the noise, ().
+
+        Signal and noise are variances, see ``signal_to_noise``.
+        """
+        return (self.signal_to_noise() > check_number("threshold", threshold)).sum(dim=-1)
+
+    def ard_penalty(self, *, floor: float = 1e-6) -> Tensor:
+        r"""Minus the log-density of A under automatic relevance determination, (), nats.
+
+        .. math:: \tfrac D2 \sum_j \log\bigl(\lVert a_j \rVert^2
+                  + \mathrm{floor} \cdot \mathrm{tr}\,\Sigma\bigr)
+
+        up to a constant: each column a_j of A has a prior N(0, I / alpha_j) at its best alpha_j,
+        so that columns the likelihood does not need shrink to nothing. Added to the negative
+        log-likelihood of all rows. Source: Bishop (1999), Bayesian PCA, eq. 8-9, with alpha
+        profiled out; the floor is ours.
+        """
+        trace = (2.0 * self.log_std.detach()).exp().expand(self.features).sum()
+        norms = self.loading.matrix().square().sum(dim=0)
+        return 0.5 * self.features * (norms + floor * trace).log().sum()
+
+    @torch.no_grad()
+    def start(self, bias: Tensor, loading: Tensor, variance: Tensor) -> None:
+        """Take b (D,), A (D, d) and the diagonal of Sigma (D,), in place; see ``principal_start``.
+
+        Sigma is kept where the noise is not learned, and averaged where it is isotropic.
+
+        Raises:
+            ValueError: a loading that is not dense, or a wrong shape.
+        """
+        if not isinstance(self.loading, DenseLoading):
+            raise ValueError(f"loading: expected a dense one, got {type(self.loading).__name__}")
+        shapes = (tuple(bias.shape), tuple(loading.shape), tuple(variance.shape))
+        expected = ((self.features,), tuple(self.loading.weight.shape), (self.features,))
+        if shapes != expected:
+            raise ValueError(f"bias, loading, variance: expected {expected}, got {shapes}")
+        self.bias.copy_(bias)
+        self.loading.weight.copy_(loading)
+        if self.log_std.requires_grad:
+            std = variance.mean().expand(1) if self.isotropic else variance
+            self.log_std.copy_(0.5 * std.log())
 
     def _centred(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """y - b (N, D), and the logarithms of the noise's standard deviations, (D,) or (N, D)."""
@@ -283,5 +324,7 @@ class NoisyInjectiveGaussian(Prior):
         """b and log standard deviations, (D,), or (N, D) with a context."""
         if self.net is None or context is None:
             return self.bias, self.log_std.expand(self.features)
-        shift, change = self.net(context).split([self.features, len(self.log_std)], dim=1)
-        return self.bias + shift, (self.log_std + change).expand(-1, self.features)
+        out = self.net(context)
+        shift, change = out[:, : self.features], out[:, self.features :]
+        log_std = self.log_std + change if change.shape[1] else self.log_std
+        return self.bias + shift, log_std.expand(len(out), self.features)

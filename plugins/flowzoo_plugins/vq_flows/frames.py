@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Step
+from flowzoo.layers import Whitener, principal_whitener, variance_floor
 from flowzoo.validation import check_number
-
-EIGENVALUE_FLOOR = 1e-6  # of the data's mean variance: a frame's std is at least 1e-3 of the data's
 
 
 class ChartFrames(nn.Module):
@@ -60,22 +59,13 @@ class ChartFrames(nn.Module):
     def fit(self, x: Tensor, chart: Tensor) -> None:
         """Set the frames, in place, from training rows x (N, D) and their nearest chart (N,)."""
         rows, owner = x.detach().double().cpu(), chart.cpu()
-        scale = float(rows.var(dim=0, correction=0).mean())
-        floor = EIGENVALUE_FLOOR * scale if scale > 0.0 else 1.0
+        floor = variance_floor(rows)
         everything = self._frame(rows, floor)
         for k in range(len(self.mean)):
             own = rows[owner == k]
             frame = everything if len(own) < 2 * rows.shape[1] else self._frame(own, floor)
-            self.mean[k].copy_(frame[0])
-            self.whiten[k].copy_(frame[1])
-            self.colour[k].copy_(frame[2])
-            self.log_abs_det[k].copy_(frame[3])
+            for name, value in frame._asdict().items():
+                getattr(self, name)[k].copy_(value)
 
-    def _frame(self, rows: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean, whitening, its inverse and its log-determinant, of rows (N, D) in float64."""
-        mean = rows.mean(dim=0)
-        centred = rows - mean
-        variance, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
-        variance = (1.0 - self.shrinkage) * variance + self.shrinkage * variance.mean()
-        std = (self.inflation * variance.clamp(min=floor)).sqrt()
-        return mean, axes / std, std[:, None] * axes.T, -std.log().sum()
+    def _frame(self, rows: Tensor, floor: float) -> Whitener:
+        return principal_whitener(rows, floor, inflation=self.inflation, shrinkage=self.shrinkage)
