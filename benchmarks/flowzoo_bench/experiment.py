@@ -6,12 +6,12 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flowzoo.options import nearest
-from flowzoo_bench.runspec import Precision
+from flowzoo_bench.runspec import Keep, Precision
 from flowzoo_bench.sweep import sweep_points
 
 RESERVED = ("oracle", "real data")
@@ -95,7 +95,12 @@ class Experiment(_Strict):
         precision: of models and training; metrics are float64 always.
         seed: root of all seeds.
         num_samples: samples kept for figures.
-        keep: ``layers`` keeps the data after each layer for figures, ``model`` the weights.
+        keep: what else is kept, for figures: ``layers``, the data after each layer; ``knobs``,
+            samples of one seed at every temperature and noise scale; ``reconstructions`` of test
+            rows; ``embeddings`` of test rows in the plane that parts the classes. And ``model``,
+            the weights.
+        temperatures: of ``knobs``, above 0.
+        noise_scales: of ``knobs``, at least 0, for models that have that knob.
     """
 
     name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -110,7 +115,9 @@ class Experiment(_Strict):
     precision: Precision = "float32"
     seed: int = 0
     num_samples: int = Field(default=2500, ge=1)
-    keep: list[Literal["layers", "model"]] = Field(default_factory=list)
+    keep: list[Keep] = Field(default_factory=list)
+    temperatures: list[Annotated[float, Field(gt=0)]] = [0.5, 1.0, 2.0, 4.0]
+    noise_scales: list[Annotated[float, Field(ge=0)]] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
 
     @field_validator("tasks", "metrics", mode="before")
     @classmethod

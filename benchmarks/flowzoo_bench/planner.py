@@ -72,6 +72,7 @@ class Planner:
 
                 TrainingOptions.of(self.experiment.training)
         planned: list[Planned] = []
+        knobs = "knobs" in self.experiment.keep
         for entry in self.experiment.tasks:
             task, task_part = tasks[entry.shown]
             shapes: dict[int, tuple[int, ...] | None] = {}
@@ -91,6 +92,8 @@ class Planner:
                         device=self.device,
                         num_samples=self.experiment.num_samples,
                         keep=tuple(sorted(set(self.experiment.keep))),
+                        temperatures=_distinct(self.experiment.temperatures if knobs else ()),
+                        noise_scales=_distinct(self.experiment.noise_scales if knobs else ()),
                         task_label=entry.shown,
                         method_label=method.label,
                     )
@@ -168,6 +171,11 @@ class Planner:
             )
             self._seen[key] = _Models(is_packable(model), 1.0 + steps * (1.0 + weights**0.5))
         return self._seen[key]
+
+
+def _distinct(values: Iterable[float]) -> tuple[float, ...]:
+    """In the order given; 0 whatever its sign."""
+    return tuple(dict.fromkeys(value + 0.0 for value in values))
 
 
 class _usage:

@@ -13,6 +13,7 @@ from flowzoo_bench.seeds import seed
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "float64"]
+Keep = Literal["layers", "model", "knobs", "reconstructions", "embeddings"]
 
 
 def canonical(data: Any) -> str:
@@ -61,7 +62,9 @@ class RunSpec(_Frozen):
         precision: of model and training.
         device: kind of device.
         num_samples: samples kept for figures.
-        keep: optional files kept beside the record.
+        keep: what is kept beside the record, for figures and later use.
+        temperatures: of the samples kept for figures; none without ``knobs`` in ``keep``.
+        noise_scales: likewise.
         task_label: how tables call the task; not part of the identity.
         method_label: how tables call the method; not part of the identity.
     """
@@ -75,14 +78,19 @@ class RunSpec(_Frozen):
     precision: Precision = "float32"
     device: Device = "cpu"
     num_samples: int = 2500
-    keep: tuple[Literal["layers", "model"], ...] = ()
+    keep: tuple[Keep, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    noise_scales: tuple[float, ...] = ()
     task_label: str = ""
     method_label: str = ""
 
     @property
     def run_id(self) -> str:
-        """Content hash; labels do not count."""
-        return digest(self.model_dump(mode="json", exclude={"task_label", "method_label"}))
+        """Content hash; labels do not count, nor do the knobs of a run that keeps none."""
+        silent = {"task_label", "method_label"}
+        # ids are older than these fields: a run without them keeps the id it always had
+        silent |= {name for name in ("temperatures", "noise_scales") if not getattr(self, name)}
+        return digest(self.model_dump(mode="json", exclude=silent))
 
     @property
     def key(self) -> tuple[str, str, int]:
