@@ -192,11 +192,11 @@ class Member:
         folder = run_folder(out, self.spec.run_id)
         self._save_weights(folder)
         try:
-            self._save_arrays(folder)
+            notes = self._save_arrays(folder, trained)
         except Exception as error:  # pictures are no result: the numbers stand without them
             traceback.print_exc()
-            notes = [fields["reason"], f"no pictures: {one_line(error)}"]
-            fields["reason"] = "; ".join(note for note in notes if note)
+            notes = [f"no pictures: {one_line(error)}"]
+        fields["reason"] = "; ".join(note for note in (fields["reason"], *notes) if note)
         return fields
 
     def _measured(self, trained: Trained) -> tuple[list[dict[str, Any]], list[str]]:
@@ -218,43 +218,23 @@ class Member:
                 rows.update(zip(names, own, strict=True))
         return list(rows.values()), failures
 
-    def _assigned(self, x: Tensor) -> Tensor:
-        """Chart of each row, (N,) integers."""
-        assign = getattr(self.model, "assign")  # noqa: B009 - optional, not in the contract
-        charts: Tensor = assign(x)
-        if charts.shape != (len(x),) or charts.is_floating_point() or charts.is_complex():
-            raise ValueError(
-                f"assign: expected integers of shape ({len(x)},), "
-                f"got {charts.dtype} of shape {tuple(charts.shape)}"
-            )
-        return charts
-
-    def _save_arrays(self, folder: Path) -> None:
-        """What figures are drawn from: data, samples, charts, layers."""
+    def _save_arrays(self, folder: Path, trained: Trained) -> list[str]:
+        """Write what figures are drawn from; what is asked for beyond the main part may fail."""
         from safetensors.torch import save
 
-        num = self.spec.num_samples
-        data = self.splits.test[:num]
-        samples = self.sample(num, self.spec.seed_for("eval"))
-        arrays = {"data": data, "samples": samples}
-        inside = self._into(data, self.device)
-        with torch.no_grad():
-            if "assign" in self.model.capabilities:
-                arrays["data_charts"] = self._assigned(inside)
-                if bool(torch.isfinite(samples).all()):
-                    arrays["sample_charts"] = self._assigned(self._into(samples, self.device))
-            transform = getattr(self.model, "transform_layers", None)
-            if "layers" in self.spec.keep and transform is not None:
-                for index, value in enumerate([inside, *transform(inside)]):
-                    arrays[f"layers/{index:02d}"] = value
-        held = {
-            name: (value.to(torch.float32) if value.is_floating_point() else value.to(torch.int32))
-            .cpu()
-            .contiguous()
-            .clone()
-            for name, value in arrays.items()
-        }
+        from flowzoo_bench.figure_arrays import kept_parts, main_arrays, stored
+
+        arrays = main_arrays(trained, self.spec, lambda x: self._into(x, self.device))
+        notes: list[str] = []
+        for part, make in kept_parts(trained, self.spec).items():
+            try:
+                arrays.update(make())
+            except Exception as error:
+                traceback.print_exc()
+                notes.append(f"no {part}: {one_line(error)}")
+        held = {name: stored(value) for name, value in arrays.items()}
         write_atomically(folder / ARRAYS, save(held))
+        return notes
 
     def _save_weights(self, folder: Path) -> None:
         """The model's state, if asked for."""
