@@ -156,6 +156,9 @@ class Member:
                 "valid": len(self.splits.valid),
                 "test": len(self.splits.test),
                 "bin_width": self.task.bin_width,
+                "levels": self.task.levels,
+                "bits": self.task.bits,
+                "shape": self.task.shape,
                 "oracle": self.task.oracle is not None,
             },
         }

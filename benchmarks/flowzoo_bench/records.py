@@ -81,13 +81,16 @@ class Memory(_Schema):
 
 
 class DataInfo(_Schema):
-    """Shape of the data."""
+    """Shape of the data; ``levels``, ``bits`` and ``shape`` (C, H, W) as of ``Task``."""
 
     features: int
     train: int
     valid: int
     test: int
     bin_width: float | None = None
+    levels: int | None = None
+    bits: int | None = None
+    shape: tuple[int, int, int] | None = None
     oracle: bool = False
 
 
