@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.curve_sets import NonKnotted as NonKnotted
     from flowzoo_bench.tasks.curve_sets import Star as Star
     from flowzoo_bench.tasks.curve_sets import TwistedEight as TwistedEight
+    from flowzoo_bench.tasks.manifolds import CurvedManifold as CurvedManifold
+    from flowzoo_bench.tasks.manifolds import LinearManifold as LinearManifold
+    from flowzoo_bench.tasks.manifolds import ManifoldTask as ManifoldTask
     from flowzoo_bench.tasks.spherical import Spherical as Spherical
     from flowzoo_bench.tasks.standardize import Standardizer as Standardizer
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
@@ -31,13 +34,16 @@ _HOME = {
     "BentLissajous": "curve_sets",
     "BreastCancer": "tabular",
     "CurveTask": "curve_sets",
+    "CurvedManifold": "manifolds",
     "Digits": "tabular",
     "DisjointCircles": "curve_sets",
     "FileTask": "arrays",
     "Helix": "curve_sets",
     "InterlockedCircles": "curve_sets",
     "Knotted": "curve_sets",
+    "LinearManifold": "manifolds",
     "Lissajous": "curve_sets",
+    "ManifoldTask": "manifolds",
     "NonKnotted": "curve_sets",
     "Spherical": "spherical",
     "Standardizer": "standardize",

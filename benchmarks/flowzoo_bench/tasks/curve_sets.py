@@ -44,6 +44,7 @@ class CurveTask(SyntheticTask):
     """
 
     oracle = Evaluation()
+    dimension = 1
 
     def __init__(
         self,

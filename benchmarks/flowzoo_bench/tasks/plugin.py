@@ -59,6 +59,23 @@ DISJOINT_CIRCLES = _manifold(
     "disjoint-circles", "A segment and an ellipse apart, as printed", "curve_sets:DisjointCircles"
 )
 STAR = _manifold("star", "Three crossing segments", "curve_sets:Star")
+_SMALL_MANIFOLD = {"features": 3, "noise": 0.1, "num_train": 2000}  # a grid of kernels resolves it
+LINEAR_MANIFOLD = PluginSpec(
+    "task",
+    "linear-manifold",
+    "A Gaussian on a plane of any dimension, with noise around it",
+    "flowzoo_bench.tasks.manifolds:LinearManifold",
+    capabilities={"features": None, "oracle": True, "support": True, "real": False},
+    check_options=_SMALL_MANIFOLD,
+)
+CURVED_MANIFOLD = PluginSpec(
+    "task",
+    "curved-manifold",
+    "Sines over a plane of any dimension, with noise around them",
+    "flowzoo_bench.tasks.manifolds:CurvedManifold",
+    capabilities={"features": None, "oracle": True, "support": False, "real": False},
+    check_options=_SMALL_MANIFOLD,
+)
 
 DIGITS = _real(
     "digits", "scikit-learn's handwritten digits, 8 x 8, dequantised", "tabular:Digits", 64

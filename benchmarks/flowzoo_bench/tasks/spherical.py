@@ -37,6 +37,8 @@ class Spherical(SyntheticTask):
         ValueError: a count is not a positive integer, or the noise is negative.
     """
 
+    dimension = 2
+
     def __init__(
         self,
         *,

@@ -1,0 +1,260 @@
+"""Manifolds of any dimension in any number of columns, with their true density."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import log, pi
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from flowzoo.interfaces.measure import Evaluation
+from flowzoo.interfaces.task import Splits, Task
+from flowzoo.validation import check_finite, check_positive, check_rows
+from flowzoo_bench.tasks.checks import check_noise, check_seed
+from flowzoo_bench.tasks.synthetic import Expectation
+
+
+class ManifoldTask(Task):
+    r"""Points near a manifold of dimension d that fills one chart, in R^D, in a rotated frame.
+
+    .. math:: x = Q\,S(y), \qquad y = (\sigma_z \odot z, 0) + \sigma \varepsilon, \quad
+              z \sim N(0, I_d), \quad \varepsilon \sim N(0, I_D)
+
+    with Q orthogonal and S of Jacobian determinant 1, which subclasses choose. Then
+
+    .. math:: \log p(x) = \log N(S^{-1}(Q^\top x);\ 0,\ \mathrm{diag}(\sigma_z^2 + \sigma^2,
+              \sigma^2))
+
+    exactly. Q and S are drawn from ``manifold_seed`` and are the same for every replicate.
+
+    Args:
+        dimension: d.
+        features: D.
+        noise: sigma, positive.
+        manifold_seed: of Q and S.
+        num_train: training rows.
+        num_valid: validation rows.
+        num_test: test rows.
+
+    Raises:
+        ValueError: an option out of range, or d above D.
+    """
+
+    oracle = Evaluation()
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 2,
+        features: int = 16,
+        noise: float = 0.01,
+        manifold_seed: int = 0,
+        num_train: int = 10000,
+        num_valid: int = 2500,
+        num_test: int = 2500,
+    ) -> None:
+        super().__init__(features)
+        self.dimension: int = check_positive("dimension", dimension)
+        if dimension > features:
+            raise ValueError(f"dimension: expected at most features={features}, got {dimension}")
+        self.noise = check_noise(noise)
+        if self.noise == 0:
+            raise ValueError("noise: expected > 0 (a manifold has no density on R^D), got 0")
+        # noise of a manifold that fills the space takes no row away from it
+        self.noise_scale = self.noise if dimension < features else None
+        self.sizes = (
+            check_positive("num_train", num_train),
+            check_positive("num_valid", num_valid),
+            check_positive("num_test", num_test),
+        )
+        rng = np.random.default_rng(check_seed(manifold_seed))
+        self.rotation = torch.as_tensor(np.linalg.qr(rng.standard_normal((features, features)))[0])
+        self.spread = self._spread()
+        self._shape(rng)
+
+    def splits(self, seed: int) -> Splits:
+        """Draw all rows and cut them into train, validation and test."""
+        rng = np.random.default_rng(check_seed(seed))
+        total = sum(self.sizes)
+        y = self.noise * torch.as_tensor(rng.standard_normal((total, self.features)))
+        z = torch.as_tensor(rng.standard_normal((total, self.dimension)))
+        y[:, : self.dimension] += self.spread * z
+        return Splits(*torch.split(self._bend(y) @ self.rotation.T, list(self.sizes)))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """True log-density of x (N, D) in nats, (N,) float64.
+
+        Raises:
+            ValueError: x has the wrong shape or is not finite.
+        """
+        y = self._straighten(self._checked(x) @ self.rotation)
+        variance = self._variance()
+        squares = (y.square() / variance).sum(dim=1)
+        return -0.5 * (squares + variance.log().sum() + self.features * log(2 * pi))
+
+    def expected_log_prob(self) -> Expectation:
+        """E[log p(x)] under the set's own density, in closed form: its error is 0."""
+        mean = -0.5 * float(self._variance().log().sum() + self.features * (log(2 * pi) + 1))
+        return Expectation(mean, 0.0)
+
+    def place(self, z: Tensor) -> Tensor:
+        """The point of the manifold with coordinates z, in standard deviations: (N, D) for (N, d).
+
+        Raises:
+            ValueError: z has the wrong shape or is not finite.
+        """
+        z = check_finite("z", check_rows("z", z, self.dimension)).to(torch.float64)
+        y = torch.zeros(len(z), self.features, dtype=torch.float64)
+        y[:, : self.dimension] = self.spread * z
+        return self._bend(y) @ self.rotation.T
+
+    def _variance(self) -> Tensor:
+        """Of the columns of y, (D,)."""
+        variance = torch.full((self.features,), self.noise**2, dtype=torch.float64)
+        variance[: self.dimension] += self.spread.square()
+        return variance
+
+    def _checked(self, x: Tensor) -> Tensor:
+        return check_finite("x", check_rows("x", x, self.features)).to(torch.float64)
+
+    @abstractmethod
+    def _spread(self) -> Tensor:
+        """sigma_z, (d,) float64."""
+
+    @abstractmethod
+    def _shape(self, rng: Generator) -> None:
+        """Draw what S needs."""
+
+    @abstractmethod
+    def _bend(self, y: Tensor) -> Tensor:
+        """S(y), (N, D)."""
+
+    @abstractmethod
+    def _straighten(self, y: Tensor) -> Tensor:
+        """The inverse of S, (N, D)."""
+
+
+class LinearManifold(ManifoldTask):
+    """A Gaussian on a plane of dimension d through the origin of R^D, S the identity.
+
+    Its standard deviations go evenly from 0.5 to 2; for d = 1 there is one, 1.
+
+    Example:
+        >>> task = LinearManifold(dimension=2, features=5)
+        >>> task.log_prob(task.splits(0).test).shape
+        torch.Size([2500])
+    """
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Distance of x (N, D) to the plane, (N,) float64.
+
+        Raises:
+            ValueError: x has the wrong shape or is not finite.
+        """
+        y = self._checked(x) @ self.rotation[:, self.dimension :]
+        norm: Tensor = torch.linalg.vector_norm(y, dim=1)
+        return norm
+
+    def _spread(self) -> Tensor:
+        if self.dimension == 1:
+            return torch.ones(1, dtype=torch.float64)
+        return torch.linspace(0.5, 2.0, self.dimension, dtype=torch.float64)
+
+    def _shape(self, rng: Generator) -> None:
+        pass
+
+    def _bend(self, y: Tensor) -> Tensor:
+        return y
+
+    def _straighten(self, y: Tensor) -> Tensor:
+        return y
+
+
+class CurvedManifold(ManifoldTask):
+    r"""The graph of d standard normal coordinates under sines, rotated.
+
+    .. math:: S(u, v) = (u, v + g(u)), \qquad g(u) = a\, B \sin(W u + \phi)
+
+    with m = min(2 d, D - d) sines of directions W of random, unequal norms in [0.75, 2.25], random
+    phases, and B of m orthonormal columns. The set spans d + m dimensions: at the defaults the
+    least of their standard deviations is 5 to 15 times the noise (d from 1 to 16, D = 16 and 64),
+    so a principal component analysis takes the manifold for one of dimension d + m. For d = D
+    there is no room to bend, and the set is a round Gaussian.
+
+    The noise is bent along with the manifold, so that S keeps its volume; across the manifold its
+    standard deviation is ``noise`` at most. The distance to the manifold has no closed form, and
+    ``distance`` raises TypeError.
+
+    Args:
+        dimension: d.
+        features: D.
+        noise: sigma, positive.
+        amplitude: a.
+        manifold_seed: of Q, W, phi and B.
+        num_train: training rows.
+        num_valid: validation rows.
+        num_test: test rows.
+
+    Raises:
+        ValueError: an option out of range, or d above D.
+
+    Example:
+        >>> task = CurvedManifold(dimension=2, features=5)
+        >>> task.log_prob(task.splits(0).test).shape
+        torch.Size([2500])
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 2,
+        features: int = 16,
+        noise: float = 0.01,
+        amplitude: float = 0.5,
+        manifold_seed: int = 0,
+        num_train: int = 10000,
+        num_valid: int = 2500,
+        num_test: int = 2500,
+    ) -> None:
+        if isinstance(amplitude, bool) or not 0 < amplitude < float("inf"):
+            raise ValueError(f"amplitude: expected a finite number > 0, got {amplitude!r}")
+        self.amplitude = float(amplitude)
+        super().__init__(
+            dimension=dimension,
+            features=features,
+            noise=noise,
+            manifold_seed=manifold_seed,
+            num_train=num_train,
+            num_valid=num_valid,
+            num_test=num_test,
+        )
+
+    def _spread(self) -> Tensor:
+        return torch.ones(self.dimension, dtype=torch.float64)
+
+    def _shape(self, rng: Generator) -> None:
+        room = self.features - self.dimension
+        sines = min(2 * self.dimension, room)
+        directions = rng.standard_normal((sines, self.dimension))
+        directions *= (0.75 + 1.5 * rng.random((sines, 1))) / np.linalg.norm(
+            directions, axis=1, keepdims=True
+        )
+        self._directions = torch.as_tensor(directions)
+        self._phases = torch.as_tensor(rng.uniform(-pi, pi, sines))
+        self._mixing = torch.as_tensor(np.linalg.qr(rng.standard_normal((room, sines)))[0])
+
+    def _graph(self, u: Tensor) -> Tensor:
+        """g(u), (N, D - d)."""
+        sines = torch.sin(u @ self._directions.T + self._phases)
+        return self.amplitude * sines @ self._mixing.T
+
+    def _bend(self, y: Tensor) -> Tensor:
+        u, v = y[:, : self.dimension], y[:, self.dimension :]
+        return torch.cat([u, v + self._graph(u)], dim=1)
+
+    def _straighten(self, y: Tensor) -> Tensor:
+        u, v = y[:, : self.dimension], y[:, self.dimension :]
+        return torch.cat([u, v - self._graph(u)], dim=1)
