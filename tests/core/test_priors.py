@@ -8,7 +8,13 @@ import torch
 from torch.func import vmap
 
 from flowzoo.layers import RadialSquash
-from flowzoo.priors import Product, StandardNormal, UniformBall, build_prior
+from flowzoo.priors import (
+    NoisyInjectiveGaussian,
+    Product,
+    StandardNormal,
+    UniformBall,
+    build_prior,
+)
 
 F64 = torch.float64
 
@@ -194,6 +200,19 @@ def test_a_product_is_its_parts_side_by_side():
     torch.testing.assert_close(from_normal[:, :2], UniformBall(2).from_normal(noise[:, :2]))
     assert torch.equal(from_normal[:, 2:], noise[:, 2:])
     assert isinstance(product.part(0), UniformBall)
+
+
+def test_a_product_deals_out_the_noise_its_parts_take():
+    noisy = NoisyInjectiveGaussian(3, latent_features=2).double()
+    product = Product([UniformBall(2), noisy, StandardNormal(1)])
+    assert product.noise_features == 2 + 5 + 1
+    noise = torch.randn(20, 8, dtype=F64)
+    draws = product.from_normal(noise)
+    assert torch.equal(draws[:, :2], UniformBall(2).from_normal(noise[:, :2]))
+    assert torch.equal(draws[:, 2:5], noisy.from_normal(noise[:, 2:7]))
+    assert torch.equal(draws[:, 5:], noise[:, 7:])
+    with pytest.raises(ValueError, match=r"noise: expected shape \(N, 8\), got \(20, 6\)"):
+        product.from_normal(noise[:, :6])
 
 
 def test_a_products_support_map_maps_the_blocks_that_need_it():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowzoo.interfaces import Prior
-from flowzoo.priors import StandardNormal, UniformBall
+from flowzoo.priors import NoisyInjectiveGaussian, StandardNormal, UniformBall
 from flowzoo.testing import run_checks
 from flowzoo.validation import check_context, check_rows
 from planted import assert_found
@@ -169,6 +169,31 @@ class FromNormalWrites(StandardNormal):
         return made.copy_(noise)
 
 
+class UncountedNoise(StandardNormal):
+    """Its draws take d + 1 numbers, as it says, and it expects d."""
+
+    @property
+    def noise_features(self):
+        return self.features + 1
+
+
+class NoisyPlane(NoisyInjectiveGaussian):
+    def __init__(self, features: int) -> None:
+        super().__init__(features, latent_features=1)
+
+
+class PlaneNoiseUnscaled(NoisyPlane):
+    def sample(self, num, context=None, *, noise_scale=1.0, **options):
+        return super().sample(num, context, **options)
+
+
+class HalfItsNoise(NoisyPlane):
+    def from_normal(self, noise):
+        scale = torch.ones_like(noise)
+        scale[:, 1:] = 0.5
+        return super().from_normal(noise * scale)
+
+
 class BranchesOnValues(StandardNormal):
     def log_prob(self, z, context=None):
         score = super().log_prob(z, context)
@@ -199,6 +224,9 @@ FAULTS = [
     (DetachedDensity, "derivatives", "log_prob: has no gradient, and moves with its input"),
     (HalfDetachedDensity, "derivatives", "derivative of log_prob against finite differences"),
     (DetachedFromNormal, "derivatives", "from_normal: has no gradient, and moves"),
+    (UncountedNoise, "shapes", "D=1, 0 rows, torch.float64: noise_features 2: ValueError: noise: "),
+    (PlaneNoiseUnscaled, "seeds", "D=1: sample: ignores noise_scale"),
+    (HalfItsNoise, "from-normal", "D=1: draws do not follow the density"),
     (FromNormalWrites, "packed", "from_normal under vmap: RuntimeError"),
     (BranchesOnValues, "packed", "log_prob under vmap: RuntimeError"),
     (MixedRows, "rows-independent", "log_prob of row 0 alone"),

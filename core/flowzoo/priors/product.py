@@ -16,7 +16,8 @@ class Product(Prior):
 
     .. math:: \log q(z) = \sum_i \log q_i(z_i), \qquad z = (z_1, z_2, \dots)
 
-    ``temperature`` and ``noise_scale`` go to every part.
+    ``temperature`` and ``noise_scale`` go to every part; ``from_normal`` takes the parts' noise side
+    by side.
 
     Args:
         parts: unconditional priors, from the first block of columns to the last.
@@ -49,9 +50,10 @@ class Product(Prior):
     def _each(self) -> tuple[Prior, ...]:
         return tuple(self.parts)  # type: ignore[arg-type]
 
-    def _blocks(self, z: Tensor) -> tuple[Tensor, ...]:
-        blocks: tuple[Tensor, ...] = torch.split(z, [p.features for p in self._each()], dim=1)
-        return blocks
+    @property
+    def noise_features(self) -> int:
+        """Standard normal numbers that a draw takes, those of the parts together."""
+        return sum(part.noise_features for part in self._each())
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log q(z) in nats, (N,), for z (N, d).
@@ -61,7 +63,8 @@ class Product(Prior):
         """
         check_rows("z", z, self.features)
         check_context(context, self.context_features, len(z))
-        pairs = zip(self._each(), self._blocks(z), strict=True)
+        blocks = torch.split(z, [part.features for part in self._each()], dim=1)
+        pairs = zip(self._each(), blocks, strict=True)
         return torch.stack([part.log_prob(block) for part, block in pairs]).sum(dim=0)
 
     def sample(
@@ -86,9 +89,10 @@ class Product(Prior):
         return torch.cat(draws, dim=1)
 
     def from_normal(self, noise: Tensor) -> Tensor:
-        """Each block of ``noise`` (N, d) turned into draws of its prior."""
-        check_rows("noise", noise, self.features)
-        pairs = zip(self._each(), self._blocks(noise), strict=True)
+        """Each part's block of ``noise`` (N, noise_features) turned into its draws, (N, d)."""
+        check_rows("noise", noise, self.noise_features)
+        blocks = torch.split(noise, [part.noise_features for part in self._each()], dim=1)
+        pairs = zip(self._each(), blocks, strict=True)
         return torch.cat([part.from_normal(block) for part, block in pairs], dim=1)
 
     def support_map(self) -> BaseFlow | None:

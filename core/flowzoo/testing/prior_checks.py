@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -49,7 +50,9 @@ def shapes(subject: Subject) -> None:
                         ("log_prob", prior.log_prob(z, context), (num,)),
                     ]
                     if not case.context:
-                        found.append(("from_normal", prior.from_normal(z), (num, case.features)))
+                        with _drawing(prior):
+                            drawn = prior.from_normal(_noise(prior, num, dtype=dtype))
+                        found.append(("from_normal", drawn, (num, case.features)))
                     for name, value, shape in found:
                         got = tuple(value.shape), value.dtype
                         require(
@@ -80,8 +83,8 @@ def normals_become_draws(subject: Subject) -> None:
     def draw(prior: Prior, case: Case) -> Tensor:
         if case.context:
             raise NotApplicable("from_normal takes no context")
-        noise = rows(_DRAWS, case.features)
-        with untouched("from_normal", noise):
+        noise = _noise(prior, _DRAWS)
+        with _drawing(prior), untouched("from_normal", noise):
             return prior.from_normal(noise)
 
     _follow(subject, draw)
@@ -115,7 +118,10 @@ def _log_prob(prior: Prior, pinned: Tensor | None, z: Tensor) -> Tensor:
 
 
 def seeds(subject: Subject) -> None:
-    """The same generator gives the same draws, another one others; temperature narrows them."""
+    """The same generator gives the same draws, another one others; temperature narrows them.
+
+    A prior with noise of its own is narrowed by its two knobs together.
+    """
     for case in subject.cases():
         with trying(case):
             prior: Prior = instance(subject, case)
@@ -123,23 +129,30 @@ def seeds(subject: Subject) -> None:
             draw = partial(_drawn, prior, None if pinned is None else pinned.expand(4000, -1))
             require(torch.equal(draw(1), draw(1)), "sample: one seed gives two results")
             require(not torch.equal(draw(1), draw(2)), "sample: ignores the generator")
+            knobs = {"temperature": 0.5}
+            if prior.noise_features != prior.features:
+                knobs["noise_scale"] = 0.5
+                bare = draw(1, noise_scale=0.0)
+                require(not torch.equal(bare, draw(1)), "sample: ignores noise_scale")
+                finite(bare, "sample at noise_scale 0")
             # about the mean, wherever that is
-            ratios = draw(1, temperature=0.5).std(dim=0) / draw(1).std(dim=0)
+            ratios = draw(1, **knobs).std(dim=0) / draw(1).std(dim=0)
             for column, ratio in enumerate(ratios.tolist()):
                 require(
                     0.4 < ratio < 0.6,
-                    "temperature 0.5: expected half the standard deviation, got "
-                    f"{ratio:.3f} times that of temperature 1 in column {column}",
+                    " and ".join(f"{name} 0.5" for name in knobs)
+                    + f": expected half the standard deviation, got {ratio:.3f} times that of 1 "
+                    f"in column {column}",
                 )
 
 
 @torch.no_grad()
 def _drawn(
-    prior: Prior, context: Tensor | None, seed: int, num: int = 4000, temperature: float = 1.0
+    prior: Prior, context: Tensor | None, seed: int, num: int = 4000, **knobs: float
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     with untouched("sample with a generator"):
-        return prior.sample(num, context, temperature=temperature, generator=generator)
+        return prior.sample(num, context, **knobs, generator=generator)
 
 
 def derivatives(subject: Subject) -> None:
@@ -152,7 +165,7 @@ def derivatives(subject: Subject) -> None:
             z = _drawn(prior, context, 4, 16)
             told = check_slope(partial(_scored, prior, context), z, "log_prob") or told
             if not case.context:
-                noise = rows(16, case.features, seed=4)
+                noise = _noise(prior, 16, seed=4)
                 told = check_slope(prior.from_normal, noise, "from_normal") or told
     if not told:
         raise NotApplicable("smooth at fewer than half of the rows")
@@ -187,7 +200,7 @@ def rows_independent(subject: Subject) -> None:
     for case in subject.cases():
         with trying(case):
             prior: Prior = instance(subject, case)
-            noise, context = rows(300, case.features, seed=6), _context(case, 300)
+            noise, context = _noise(prior, 300, seed=6), _context(case, 300)
             z = _drawn(prior, context, 6, 300)
             scores = prior.log_prob(z, context)
             draws = None if case.context else prior.from_normal(noise)
@@ -237,7 +250,7 @@ def packs(subject: Subject) -> None:
             template = copy.deepcopy(members[0]).to("meta")
             contexts = [_context(case, 16, seed=seed) for seed in (8, 9)]
             z = [_drawn(p, c, 8, 16) for p, c in zip(members, contexts, strict=True)]
-            noise = [rows(16, case.features, seed=seed) for seed in (8, 9)]
+            noise = [_noise(members[0], 16, seed=seed) for seed in (8, 9)]
             asked = [("log_prob", z, contexts)]
             if not case.context:
                 asked.append(("from_normal", noise, [None, None]))
@@ -313,13 +326,29 @@ def refuses_bad_input(subject: Subject) -> None:
             z, context = rows(4, case.features), _context(case, 4)
             for wrong in (z[0], torch.cat([z, z], dim=1), z.long()):
                 refuses("z", prior.log_prob, wrong, context)
-                if context is None:
+            if context is None:
+                noise = _noise(prior, 4)
+                for wrong in (noise[0], torch.cat([noise, noise], dim=1), noise.long()):
                     refuses("noise", prior.from_normal, wrong)
             refuses("temperature", prior.sample, 4, context, temperature=0.0)
+            if prior.noise_features != prior.features:
+                refuses("noise_scale", prior.sample, 4, context, noise_scale=-1.0)
             unfit = [torch.zeros(4, 2)] if context is None else [None, context[:2], context[:, :1]]
             for other in unfit:
                 refuses("context", prior.log_prob, z, other)
                 refuses("context", prior.sample, 4, other)
+
+
+def _noise(prior: Prior, num: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
+    """What ``from_normal`` takes for ``num`` draws."""
+    return rows(num, prior.noise_features, dtype, seed)
+
+
+def _drawing(prior: Prior) -> AbstractContextManager[None]:
+    """Failures of ``from_normal`` tell how many numbers a draw took, where that is not d."""
+    if prior.noise_features == prior.features:
+        return nullcontext()
+    return trying(f"noise_features {prior.noise_features}")
 
 
 def _context(case: Case, num: int, dtype: torch.dtype = F64, seed: int = 0) -> Tensor | None:

@@ -54,7 +54,9 @@ def _ask_prior(prior: Any, inputs: Inputs) -> dict[str, Tensor]:
     z, context = inputs["z"], inputs["context"]
     found = {"log_prob": prior.log_prob(z, context)}
     if context is None:  # which is nothing that from_normal could heed
-        found["from_normal"] = prior.from_normal(z)
+        width = prior.noise_features
+        noise = z.repeat(1, -(-width // z.shape[1]))[:, :width]
+        found["from_normal"] = prior.from_normal(noise)
     return found
 
 
