@@ -16,8 +16,8 @@ class Product(Prior):
 
     .. math:: \log q(z) = \sum_i \log q_i(z_i), \qquad z = (z_1, z_2, \dots)
 
-    ``temperature`` and ``noise_scale`` go to every part; ``from_normal`` takes the parts' noise side
-    by side.
+    ``temperature`` and ``noise_scale`` go to every part; ``from_normal`` takes the noise of all of
+    them, side by side.
 
     Args:
         parts: unconditional priors, from the first block of columns to the last.
