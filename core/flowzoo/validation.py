@@ -116,6 +116,18 @@ def check_number(
     return float(value)
 
 
+def check_draw(num: int, temperature: float) -> None:
+    """Check the arguments of a density model's ``sample``.
+
+    Raises:
+        ValueError: ``num`` is no count, or ``temperature`` is not positive and finite.
+    """
+    if isinstance(num, bool) or not isinstance(num, int) or num < 0:
+        raise ValueError(f"num: expected >= 0, an integer, got {num!r}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
+
+
 def check_step(step: object, rows: int, features: int, owner: str) -> None:
     """Check what a flow's direction returned: a value (N, features) and a volume term (N,).
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowzoo.interfaces.measure import Evaluation
 from flowzoo.interfaces.stage import Stage
-from flowzoo.validation import check_finite, check_positive, check_rows
+from flowzoo.validation import check_draw, check_finite, check_positive, check_rows
 
 
 class Mixture(nn.Module, ABC):
@@ -77,10 +77,7 @@ class Mixture(nn.Module, ABC):
         Raises:
             ValueError: ``num`` is negative or ``temperature`` is not positive.
         """
-        if isinstance(num, bool) or not isinstance(num, int) or num < 0:
-            raise ValueError(f"num: expected >= 0, an integer, got {num!r}")
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
+        check_draw(num, temperature)
         return self._sample(num, temperature, generator)
 
     @abstractmethod

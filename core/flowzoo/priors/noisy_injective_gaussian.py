@@ -15,6 +15,7 @@ from flowzoo.nets import MLP
 from flowzoo.validation import check_context, check_number, check_rows
 
 Embedding = Literal["posterior-mean", "pseudo-inverse"]
+SampleNoise = Literal["learned", "identity"]
 _LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -77,12 +78,12 @@ class NoisyInjectiveGaussian(Prior):
         learn_noise: bool = True,
         context_features: int = 0,
         hidden: Sequence[int] = (64,),
-        sample_noise: Literal["learned", "identity"] = "learned",
+        sample_noise: SampleNoise = "learned",
     ) -> None:
         super().__init__(features, context_features=context_features)
-        if sample_noise not in ("learned", "identity"):
+        if sample_noise not in get_args(SampleNoise):
             raise ValueError(
-                f"sample_noise: expected 'learned' or 'identity', got {sample_noise!r}"
+                f"sample_noise: expected one of {get_args(SampleNoise)}, got {sample_noise!r}"
             )
         self.loading = build_loading(loading, features, latent_features)
         self.latent_features = self.loading.latent_features

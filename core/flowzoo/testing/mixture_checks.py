@@ -13,7 +13,7 @@ from flowzoo.testing.distribution import check_mass, draws_follow, resolved
 from flowzoo.testing.importance import Proposal, check_not_above_one
 from flowzoo.testing.instances import trained, training_data
 from flowzoo.testing.isolation import untouched
-from flowzoo.testing.numerics import F32, F64, MASS, SAME, close, finite, moons
+from flowzoo.testing.numerics import F32, F64, MASS, ROUND_TRIP, SAME, close, finite, moons
 from flowzoo.testing.outcome import NotApplicable, require
 from flowzoo.testing.probe import is_random, scores
 from flowzoo.testing.quadrature import Grid, integrate
@@ -42,10 +42,13 @@ def builds(subject: Subject) -> None:
                 "reconstruct",
                 "intrinsic_dimension",
                 "assign",
+                "noise_scale",
             }
             for name in model.capabilities:
                 require(name in optional, f"capabilities: expected some of {sorted(optional)}")
-                require(callable(getattr(model, name, None)), f"{name}: declared, and no method")
+                if name != "noise_scale":
+                    present = callable(getattr(model, name, None))
+                    require(present, f"{name}: declared, and no method")
     for wrong in (0, -1):
         with trying(f"features={wrong}"):
             refuses("features", subject.make, features=wrong)
@@ -281,7 +284,7 @@ def capabilities_work(subject: Subject) -> None:
     for features in subject.sizes():
         model: Mixture = trained(subject, features)
         x = moons(11, features, seed=10)
-        for name in sorted(model.capabilities - {"sample_and_log_prob", "intrinsic_dimension"}):
+        for name in sorted(model.capabilities & {"embed", "reconstruct", "assign"}):
             tried = True
             with trying(f"D={features}, {name}"), torch.no_grad(), untouched(name, x):
                 value: Tensor = getattr(model, name)(x)
@@ -308,8 +311,35 @@ def capabilities_work(subject: Subject) -> None:
                 found = torch.as_tensor(model.intrinsic_dimension()).to(F64)  # type: ignore[operator]
                 inside = bool(((found >= 0) & (found <= features)).all())
                 require(inside, f"expected numbers in 0..{features}, got {found}")
+        if "noise_scale" in model.capabilities:
+            tried = True
+            with trying(f"D={features}, sample with noise_scale"):
+                _noise_scale_works(model)
     if not tried:
         raise NotApplicable("declares no optional method that takes rows")
+
+
+def _noise_scale_works(model: Mixture) -> None:
+    """``sample``'s noise_scale: 1 is the model, 0 its manifold, more is more noise."""
+
+    def draw(**knobs: float) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad(), untouched("sample with a noise_scale"):
+            return model.sample(200, generator=generator, **knobs)  # type: ignore[arg-type]
+
+    default, on_manifold = draw(), draw(noise_scale=0.0)
+    close(draw(noise_scale=1.0), default, SAME[F64], "noise_scale=1 against none")
+    require(not torch.equal(on_manifold, default), "noise_scale=0: expected other draws than 1")
+    for scale in (0.0, 0.5, 2.0):
+        x = draw(noise_scale=scale)
+        require(x.shape == default.shape, f"noise_scale={scale}: expected {tuple(default.shape)}")
+        finite(x, f"draws at noise_scale={scale}")
+    if "reconstruct" in model.capabilities:
+        with torch.no_grad():
+            point: Tensor = model.reconstruct(on_manifold)  # type: ignore[operator]
+        close(point, on_manifold, ROUND_TRIP[F64], "reconstruct of draws at noise_scale=0")
+    for wrong in (-0.5, float("nan"), float("inf")):
+        refuses("noise_scale", model.sample, 2, noise_scale=wrong)
 
 
 def refuses_bad_input(subject: Subject) -> None:

@@ -1,0 +1,4 @@
+"""Density models that several plugins build on."""
+
+from flowzoo.mixtures.flow_over_prior import FlowOverPrior as FlowOverPrior
+from flowzoo.mixtures.flow_over_prior import Frame as Frame
