@@ -125,7 +125,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
     def gaussian(self) -> NoisyInjectiveGaussian:
         """The prior around the plane."""
         prior = self._code_prior()
-        assert isinstance(prior, NoisyInjectiveGaussian)  # set in __init__
+        if not isinstance(prior, NoisyInjectiveGaussian):
+            raise TypeError(f"prior: expected NoisyInjectiveGaussian, got {type(prior).__name__}")
         return prior
 
     # -- training --------------------------------------------------------------------------------

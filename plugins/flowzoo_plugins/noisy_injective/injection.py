@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Prior
@@ -111,9 +110,3 @@ class NoisyInjection(nn.Module, ABC):
 
     @abstractmethod
     def _embed(self, y: Tensor) -> Tensor: ...
-
-
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """log of the mean of exp over the columns of (N, K), (N,)."""
-    count = torch.full((), float(log_weight.shape[1])).to(log_weight)
-    return log_weight.logsumexp(dim=1) - count.log()

@@ -103,10 +103,10 @@ class StochasticCoupling(NoisyInjection):
         flat = y2[:, None].expand(num, draws, y2.shape[1]).reshape(num * draws, y2.shape[1])
         z2, second = self.second.invert(
             flat,
-            noise[..., self.latent_split :].reshape(num * draws, 1, -1),
+            noise[..., self.latent_split :].reshape(num * draws, 1, self.second.latent_features),
             z1.reshape(num * draws, self.latent_split),
         )
-        z = torch.cat([z1, z2.reshape(num, draws, -1)], dim=2)
+        z = torch.cat([z1, z2.reshape(num, draws, self.second.latent_features)], dim=2)
         return Inverse(z, first[:, None] + second.reshape(num, draws))
 
     def _embed(self, y: Tensor) -> Tensor:
