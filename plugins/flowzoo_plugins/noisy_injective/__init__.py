@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowzoo_plugins.noisy_injective.deep import DeepNIF as DeepNIF
     from flowzoo_plugins.noisy_injective.flow import NoisyInjectiveFlow as NoisyInjectiveFlow
 
-_HOME = {"NoisyInjectiveFlow": "flow"}
+_HOME = {"DeepNIF": "deep", "NoisyInjectiveFlow": "flow"}
 
 __all__ = sorted(_HOME)
 

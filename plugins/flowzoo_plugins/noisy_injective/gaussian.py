@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,10 @@ from torch import Tensor
 from flowzoo.interfaces import Prior
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale
 from flowzoo.low_rank import DenseLoading, Loading, principal_start
-from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian
+from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian, SampleNoise
 from flowzoo.validation import check_context
 from flowzoo_plugins.noisy_injective.injection import Inverse, NoisyInjection
 
-SampleNoise = Literal["learned", "identity"]
 _LEAST_NOISE = 0.05  # of a column's variance, at the start
 
 

@@ -29,3 +29,30 @@ NIF = PluginSpec(
     paper=_PAPER,
     bibtex=_BIBTEX,
 )
+
+DEEP_NIF = PluginSpec(
+    kind="mixture",
+    name="deep-nif",
+    summary="a flow on few columns, a noisy injection into many, a flow there: bound and estimate",
+    target="flowzoo_plugins.noisy_injective.deep:DeepNIF",
+    capabilities={
+        "evaluations": {
+            "importance": "estimate, lebesgue",
+            "elbo": "lower bound, lebesgue",
+            "exact": "without a latent flow, under a Gaussian injection",
+        },
+        "injections": ["gaussian", "up-sampling", "stochastic-coupling"],
+        "methods": ["embed", "reconstruct", "effective_sample_size"],
+        "knobs": ["temperature", "noise_scale"],
+        "trained": True,
+        "packable": "where the flows are",
+    },
+    check_options={
+        "latent_flow": {"name": "realnvp", "layers": 2, "hidden": [8]},
+        "base_flow": {"name": "realnvp", "layers": 2, "hidden": [8]},
+        "training_samples": 4,
+        "num_samples": 16,
+    },
+    paper=_PAPER,
+    bibtex=_BIBTEX,
+)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowzoo_plugins.noisy_injective.gaussian import Plane, SampleNoise, orthogonal_columns
+from flowzoo.priors.noisy_injective_gaussian import SampleNoise
+from flowzoo_plugins.noisy_injective.gaussian import Plane, orthogonal_columns
 from flowzoo_plugins.noisy_injective.injection import Inverse, NoisyInjection
 
 
