@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from flowzoo_bench.report.knobs import knob_scores
 from flowzoo_bench.report.load import Results
-from flowzoo_bench.report.table import HEADLINE, ORACLE, REAL, TableRow, too_good
+from flowzoo_bench.report.table import HEADLINE, ORACLE, REAL, TableRow, is_main, too_good
 
 _LEGEND = (
     "± is the half width of a 95 % t-interval over replicates. ≥ marks lower bounds, ~ estimates; "
@@ -14,7 +15,8 @@ _LEGEND = (
     "row to beat. `_amortised` and `_of_pack` columns are shared by runs trained as one program; "
     "compare times and memory between solo runs only (pack_size = 1). A density against a learned "
     "surface ranks nothing: it is that of the point a model projects to, whose distance is the "
-    "`reconstruction_error`."
+    "`reconstruction_error`. *real data* is the same score of real rows, or the true value: the "
+    "floor or the aim of a column."
 )
 
 
@@ -34,6 +36,7 @@ def markdown(results: Results, rows: Sequence[TableRow]) -> str:
         lines += ["## Too good to be true", "", *(f"- **{line}**" for line in bugs), ""]
     lines += [_LEGEND, ""]
     for task in results.tasks:
+        lines += [f"## {task}", "", *_images(results, task)]
         lines += _task(task, [row for row in rows if row.task == task])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -66,7 +69,7 @@ def _failures(results: Results) -> list[str]:
 
 
 def _task(task: str, rows: Sequence[TableRow]) -> list[str]:
-    lines = [f"## {task}", ""]
+    lines: list[str] = []
     headline = [row for row in rows if row.metric == HEADLINE]
     measures = list(dict.fromkeys(row.measure for row in headline if row.mean is not None))
     names = list(dict.fromkeys(row.method for row in rows if row.method not in (ORACLE, REAL)))
@@ -86,7 +89,19 @@ def _task(task: str, rows: Sequence[TableRow]) -> list[str]:
         lines += _ranked(
             [TableRow(task, name, HEADLINE, None, None, 0, 0, 0) for name in rest], rows
         )
-    return lines + _other_evaluations(rows)
+    return lines + _other_evaluations(rows) + _by_knob(task, rows)
+
+
+def _images(results: Results, task: str) -> list[str]:
+    """What kind of integers the data are: bits per dimension compare at equal levels only."""
+    for run in results.runs:
+        data = run.record.data if run.record and run.spec.task_label == task else None
+        if data is None or data.levels is None:
+            continue
+        bits = "" if data.bits is None else f" ({data.bits} bits)"
+        kind = "" if data.shape is None else " of {} x {} x {} (C, H, W)".format(*data.shape)
+        return [f"{'Images' if kind else 'Rows'}{kind} with {data.levels} levels{bits}.", ""]
+    return []
 
 
 def _ranked(group: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
@@ -98,7 +113,7 @@ def _ranked(group: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
             for row in rows
             if row.method in chosen
             and not row.metric.startswith((HEADLINE, "gap_to_oracle"))
-            and "[" not in row.metric
+            and is_main(row.metric)
         )
     )
     cells = {(row.method, row.metric): row for row in rows}
@@ -118,7 +133,14 @@ def _ranked(group: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
             ]
         )
     body.sort(key=lambda line: (line[0] != f"**{ORACLE}**", line[0] != f"*{REAL}*"))
-    return [*_table(["method", HEADLINE, "gap to oracle", "ok/failed", *used], body), ""]
+    head = ["method", HEADLINE, "gap to oracle", "ok/failed"]
+    return [*_table([*head, *(_headed(name, rows) for name in used)], body), ""]
+
+
+def _headed(metric: str, rows: Sequence[TableRow]) -> str:
+    """A column's name, with the unit of bits per dimension: it says at how many bits."""
+    unit = next((row.unit for row in rows if row.metric == metric and row.unit), "")
+    return f"{metric} ({unit})" if unit.startswith("bits/dim") else metric
 
 
 def _always_zero(name: str, methods: Iterable[str], cells: dict[tuple[str, str], TableRow]) -> bool:
@@ -167,6 +189,27 @@ def _learned_surfaces(found: Sequence[TableRow], rows: Sequence[TableRow]) -> li
     ]
     head = ["method", "log-likelihood on it", "reconstruction_error", "measure"]
     return ["On surfaces the models have learned (ranks nothing):", "", *_table(head, body), ""]
+
+
+def _by_knob(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """Scores of samples against the knob that was turned, a small table each."""
+    lines: list[str] = []
+    for scores in knob_scores(rows, task):
+        fixed = f" at {scores.fixed}" if scores.fixed else ""
+        lines += [f"`{scores.metric}` against the {scores.knob} {scores.symbol}{fixed}:", ""]
+        values = scores.values
+        level = [f"any {scores.symbol}"] if scores.levels else []
+        body = [
+            [f"*{method}*" if method == REAL else method, *("" for _ in values), _number(row)]
+            for method, row in scores.levels.items()
+        ]
+        body += [
+            [method, *(_number(line.get(value)) for value in values), *("" for _ in level)]
+            for method, line in scores.lines.items()
+        ]
+        head = ["method", *(f"{scores.symbol} = {value:g}" for value in values), *level]
+        lines += [*_table(head, body), ""]
+    return lines
 
 
 def _number(row: TableRow | None) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from flowzoo.interfaces.measure import LEBESGUE
 from flowzoo_bench.report.load import Results
-from flowzoo_bench.report.table import TableRow
+from flowzoo_bench.report.panels import DPI, plain
+from flowzoo_bench.report.table import TableRow, is_main
 
-_DPI, _COLUMNS, _WIDE = 100, 2, 100.0
+_COLUMNS, _WIDE = 2, 100.0
 
 
 @dataclass
@@ -20,11 +21,6 @@ class _Line:
     values: list[Any] = field(default_factory=list)
     means: list[float] = field(default_factory=list)
     halves: list[float] = field(default_factory=list)
-
-
-def plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
 
 
 def sweep_figure(results: Results, rows: list[TableRow], task: str, option: str) -> Any | None:
@@ -41,7 +37,7 @@ def sweep_figure(results: Results, rows: list[TableRow], task: str, option: str)
         if (metric.direction != "none" or metric.unit == "nats")
         and metric.unit != "rows"
         and not metric.name.startswith("gap_to_oracle")
-        and "[" not in metric.name
+        and is_main(metric.name)
     }
     lines: dict[str, dict[str, _Line]] = {}
     levels: dict[str, dict[str, float]] = {}
@@ -72,7 +68,7 @@ def _draw(
 
     columns = min(_COLUMNS, len(lines))
     height = ceil(len(lines) / columns)
-    figure = Figure(figsize=(5.0 * columns, 3.6 * height + 0.4), dpi=_DPI)
+    figure = Figure(figsize=(5.0 * columns, 3.6 * height + 0.4), dpi=DPI)
     figure.suptitle(plain(title))
     for index, (metric, families) in enumerate(lines.items()):
         axes = figure.add_subplot(height, columns, index + 1)

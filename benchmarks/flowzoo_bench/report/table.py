@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from math import sqrt
 
 from flowzoo_bench.experiment import RESERVED
+from flowzoo_bench.metrics.knobs import parse_knob_name
 from flowzoo_bench.metrics.statistics import mean_and_t_interval, paired_difference
 from flowzoo_bench.records import MetricRow, Record
 from flowzoo_bench.report.load import Results, Run
@@ -17,6 +18,7 @@ HEADLINE = "test_log_likelihood"
 ORACLE, REAL = RESERVED
 MEASURED = frozenset({"ok", "non_finite", "error"})
 """Statuses of runs whose finite numbers count: one bad metric harms no other."""
+_BY_EVALUATION = (HEADLINE, "gap_to_oracle", "test_bits_per_dim", "test_non_finite_rows")
 SHARED = ("_amortised", "_of_pack")
 """Endings of metrics that the members of a pack have in common: no replicates of anything."""
 FAILED = frozenset(
@@ -39,6 +41,7 @@ class TableRow:
         likelihood, measure: what kind of density the number is of.
         oracle: the oracle's mean over the same replicates, for log-likelihoods.
         gap: oracle minus mean, paired.
+        unit: of all these numbers.
     """
 
     task: str
@@ -53,6 +56,7 @@ class TableRow:
     measure: str | None = None
     oracle: float | None = None
     gap: float | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def measurements(record: Record) -> list[MetricRow]:
     return rows
 
 
+def is_main(metric: str) -> bool:
+    """Whether a number is of the default evaluation, and of samples with no knob turned."""
+    base, knobs = parse_knob_name(metric)
+    return not knobs and not (base.startswith(_BY_EVALUATION) and "[" in base)
+
+
 def _is_log_density(row: MetricRow) -> bool:
     return row.likelihood is not None and row.direction == "max"
 
@@ -134,7 +144,19 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
         numbers = [row.value for row in values if row.value is not None]
         if not numbers:  # measured, and never finite
             rows.append(
-                TableRow(task, method, name, None, None, 0, ok, failed, likelihood, measure)
+                TableRow(
+                    task,
+                    method,
+                    name,
+                    None,
+                    None,
+                    0,
+                    ok,
+                    failed,
+                    likelihood,
+                    measure,
+                    unit=values[0].unit,
+                )
             )
             continue
         interval = mean_and_t_interval(numbers)
@@ -161,6 +183,7 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
                 measure,
                 oracle,
                 gap,
+                values[0].unit,
             )
         )
     return rows
@@ -169,6 +192,7 @@ def _method_rows(task: str, method: str, runs: Sequence[Run]) -> list[TableRow]:
 def _reference_rows(results: Results, task: str) -> list[TableRow]:
     """The oracle's row for log-likelihoods, real data's for scores of samples."""
     found: dict[tuple[str, str, str | None], dict[int, float]] = {}
+    units: dict[str, str] = {}
     for run in results.runs:
         if run.spec.task_label != task or run.record is None:
             continue
@@ -184,6 +208,7 @@ def _reference_rows(results: Results, task: str) -> list[TableRow]:
             else:
                 continue
             found.setdefault(key, {}).setdefault(run.spec.replicate, row.reference)
+            units.setdefault(row.name, row.unit)
     rows = []
     for (method, metric, measure), by_replicate in sorted(found.items(), key=_by_method):
         interval = mean_and_t_interval(list(by_replicate.values()))
@@ -202,6 +227,7 @@ def _reference_rows(results: Results, task: str) -> list[TableRow]:
                 measure,
                 interval.mean if exact else None,
                 0.0 if exact else None,
+                units[metric],
             )
         )
     return rows
