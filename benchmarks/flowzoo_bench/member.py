@@ -17,7 +17,7 @@ from flowzoo.training.checkpoint import write_atomically
 from flowzoo.validation import check_finite, check_rows
 from flowzoo_bench.records import ARRAYS, WEIGHTS, finite, run_folder
 from flowzoo_bench.runspec import RunSpec
-from flowzoo_bench.tasks.standardize import Standardizer
+from flowzoo_bench.tasks.coordinates import changes_measure, coordinates
 
 
 class Member:
@@ -27,7 +27,8 @@ class Member:
         spec: the run.
         splits: the replicate's data in original units.
         model: built under the run's own initialisation seed.
-        train, valid: what the model is trained on, standardised where the task says so.
+        coordinates: what the model sees of the data: scaled, their logit, or the data themselves.
+        train, valid: what the model is trained on, in these coordinates.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -40,11 +41,7 @@ class Member:
                 f"{fingerprint}"
             )
         self.splits = _checked(self.task.splits(spec.data_seed()), self.task.features)
-        self.scaling = (
-            Standardizer.fit(self.splits.train)
-            if self.task.standardize
-            else Standardizer.identity(self.task.features)
-        )
+        self.coordinates = coordinates(self.task, self.splits.train)
         self.dtype = getattr(torch, spec.precision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed_for("init"))
@@ -56,7 +53,8 @@ class Member:
 
     def _into(self, x: Tensor, device: torch.device | str) -> Tensor:
         """Original units (float64) to the model's coordinates, dtype and device."""
-        return self.scaling.encode(x.to("cpu", torch.float64)).to(device=device, dtype=self.dtype)
+        z = self.coordinates.encode(x.to("cpu", torch.float64))
+        return z.to(device=device, dtype=self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +71,8 @@ class Member:
             scores = self.model.log_prob(
                 self._into(x, self.device), evaluation=evaluation, generator=generator
             )
-        return scores.to("cpu", torch.float64) + self.scaling.log_abs_det
+        volume = self.coordinates.log_abs_det(x.to("cpu", torch.float64))
+        return scores.to("cpu", torch.float64) + volume
 
     def sample(
         self, num: int, seed: int, *, temperature: float = 1.0, noise_scale: float | None = None
@@ -86,7 +85,7 @@ class Member:
         expected = (num, self.task.features)
         if tuple(z.shape) != expected:
             raise ValueError(f"sample: expected shape {expected}, got {tuple(z.shape)}")
-        return self.scaling.decode(z.to("cpu", torch.float64))
+        return self.coordinates.decode(z.to("cpu", torch.float64))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The model's reconstruction of x, in original units, float64, (N, D)."""
@@ -97,7 +96,7 @@ class Member:
             raise ValueError(
                 f"reconstruct: expected shape {tuple(x.shape)}, got {tuple(point.shape)}"
             )
-        return self.scaling.decode(point.to("cpu", torch.float64))
+        return self.coordinates.decode(point.to("cpu", torch.float64))
 
     def embed(self, x: Tensor) -> Tensor:
         """Latent coordinates of x, given in original units, float64, (N, d)."""
@@ -109,13 +108,14 @@ class Member:
         return z.to("cpu", torch.float64)
 
     def _check_measure(self, evaluation: str | None) -> None:
-        """Scaling changes a density against Lebesgue measure by its log-det, others not so."""
+        """Coordinates change a density against Lebesgue measure by their log-det, others not so."""
         declared = self.model.evaluations
         name = next(iter(declared)) if evaluation is None else evaluation
         measure = declared[name].measure if name in declared else LEBESGUE
-        if self.task.standardize and measure != LEBESGUE:
+        if changes_measure(self.task) and measure != LEBESGUE:
+            seen = "standardised data" if self.task.standardize else "the logit of data"
             raise ValueError(
-                f"log_prob: expected a density against Lebesgue measure on standardised data, "
+                f"log_prob: expected a density against Lebesgue measure on {seen}, "
                 f"got one against {measure}"
             )
 

@@ -48,7 +48,7 @@ def test_digits_dequantise_every_image_once_and_are_undone_by_floor():
         assert fraction.mean() == pytest.approx(0.5, abs=0.005)
         assert fraction.std() == pytest.approx(12**-0.5, abs=0.005)
     assert not np.array_equal(np.sort(draws[0], axis=0), np.sort(draws[1], axis=0))
-    assert Digits.bin_width == 1.0 and Digits.standardize
+    assert Digits().bin_width == 1.0 and Digits().standardize
 
 
 def test_breast_cancer_holds_the_original_rows():

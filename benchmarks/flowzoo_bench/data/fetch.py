@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flowzoo_bench.data.files import DataSet, File
+from flowzoo_bench.data.files import KNOWN, DataSet, File
 
 DATA_VARIABLE = "FLOWZOO_DATA"
 """Names a folder that is looked into first: ``$FLOWZOO_DATA/mnist/...`` or the files themselves."""
@@ -40,13 +40,19 @@ def read(
         ValueError: a file that is found has other content than it should.
     """
     file = data.file(name)
-    for folder in _folders(data, root):
-        for path in (folder / file.name, folder / file.name.removesuffix(".gz")):
-            if path.is_file():
-                return _verified(path, file)
+    for path in _places(data, file, root):
+        try:
+            return _verified(path, file)
+        except _OtherSetError:
+            continue
     if not download:
         raise DataNotFoundError(_how_to(data, file, root))
     return _download(data, file)
+
+
+def is_here(data: DataSet, root: str | Path | None = None) -> bool:
+    """Whether every file of a data set is in a place ``read`` looks into; contents unseen."""
+    return all(any(True for _ in _places(data, file, root)) for file in data.files)
 
 
 def cache_folder() -> Path:
@@ -65,8 +71,24 @@ def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
     yield from map(Path, data.packaged)
 
 
+def _places(data: DataSet, file: File, root: str | Path | None) -> Iterator[Path]:
+    """Where there is a file of this name, as downloaded or uncompressed."""
+    for folder in _folders(data, root):
+        for path in (folder / file.name, folder / file.name.removesuffix(".gz")):
+            if path.is_file():
+                yield path
+
+
+class _OtherSetError(ValueError):
+    """A file has the right name and belongs to another data set."""
+
+
 def _verified(path: Path, file: File) -> bytes:
-    """The uncompressed bytes of a file, which must hash to what is known of it."""
+    """The uncompressed bytes of a file, which must hash to what is known of it.
+
+    Raises:
+        ValueError: they do not, or are not whole.
+    """
     raw = path.read_bytes()
     try:
         content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -74,6 +96,8 @@ def _verified(path: Path, file: File) -> bytes:
         raise ValueError(f"{path}: expected a whole gzip file, got {error}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
+        if any(found == other.sha256 for one in KNOWN for other in one.files):
+            raise _OtherSetError(f"{path}: belongs to another data set")
         raise ValueError(
             f"{path}: expected content of sha256 {file.sha256}, got {found}: another file, or a "
             "damaged one"
@@ -88,7 +112,7 @@ def _download(data: DataSet, file: File) -> bytes:
     folder = cache_folder() / data.name
     failures = []
     for url in file.urls:
-        arriving = f"{file.name}.part"
+        arriving = f"{file.name}.{os.getpid()}.part"  # others may be fetching it as well
         try:
             path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
             try:
@@ -108,9 +132,9 @@ def _download(data: DataSet, file: File) -> bytes:
 
 def _how_to(data: DataSet, file: File, root: str | Path | None) -> str:
     looked = ", ".join(str(folder) for folder in _folders(data, root))
-    hint = f"; {data.note}" if data.note else ""
+    note = f"{data.note}, or " if data.note else ""
     return (
-        f"{data.name}: {file.name} is not on this machine (looked in {looked}). Put it below the "
-        f"folder {DATA_VARIABLE} names, or pass download=True to fetch it from "
-        f"{' or '.join(file.urls) or 'nowhere'}{hint}"
+        f"{data.name}: {file.name} is not on this machine (looked in {looked}). Get it by {note}"
+        f"download=True, from {' or '.join(file.urls) or 'nowhere'}, or put it into "
+        f"{data.name}/ below the folder that {DATA_VARIABLE} names"
     )

@@ -28,7 +28,7 @@ class DataSet:
         name: e.g. ``mnist``; also the folder its files lie in below ``FLOWZOO_DATA``.
         files: all of them.
         packaged: folders where a distribution's package puts them.
-        note: what a user should know who has to place them by hand.
+        note: another way to get them.
     """
 
     name: str
@@ -102,5 +102,7 @@ FASHION_MNIST = DataSet(
         },
     ),
     packaged=("/usr/share/datasets/fashion-mnist",),
-    note="on Debian: apt-get install dataset-fashion-mnist",
+    note="apt-get install dataset-fashion-mnist on Debian",
 )
+KNOWN = (MNIST, FASHION_MNIST)
+"""All data sets that are read from files."""

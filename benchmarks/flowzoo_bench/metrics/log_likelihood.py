@@ -13,6 +13,7 @@ from flowzoo.interfaces.measure import Evaluation
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
 from flowzoo_bench.metrics.reconstruction import reconstruction_error
 from flowzoo_bench.metrics.rows import LN2, count_non_finite, row_mean
+from flowzoo_bench.tasks.coordinates import changes_measure
 
 _log = logging.getLogger(__name__)
 
@@ -28,16 +29,17 @@ class LogLikelihood(Metric):
     * ``gap_to_oracle``: oracle minus model, mean over the points, standard error paired. Negative
       beyond three standard errors cannot be for an exact density.
     * ``test_bits_per_dim``: for dequantised data with bins of width w,
-      ``-(log p / D + ln w) / ln 2``.
+      ``-(log p / D + ln w) / ln 2``; its unit says at how many bits a level, for only at equal ones
+      do numbers compare.
     * ``test_non_finite_rows``: rows scored NaN or infinite. They stay in the mean, which is then
       not finite either.
 
     A density against a surface the model has learned has direction ``none``: a worse projection can
     raise it, and no two models share the surface, so it ranks nothing. It comes with its other
     half, ``reconstruction_error``, the root mean squared distance of the rows to that surface. On
-    standardised data such a density is not known in original units (that would take the stretch of
-    the surface, row by row): where it is not the default evaluation it is left out, with a warning
-    in the log; as the default it is an error.
+    standardised data, or their logit, such a density is not known in original units (that would
+    take the stretch of the surface, row by row): where it is not the default evaluation it is left
+    out, with a warning in the log; as the default it is an error.
 
     Args:
         all_evaluations: also score the evaluations that are not the default.
@@ -60,10 +62,14 @@ class LogLikelihood(Metric):
         for index, (name, evaluation) in enumerate(trained.model.evaluations.items()):
             if index > 0 and not self.all_evaluations:
                 break
-            if index > 0 and trained.task.standardize and evaluation.measure.kind != "lebesgue":
+            if (
+                index > 0
+                and changes_measure(trained.task)
+                and evaluation.measure.kind != "lebesgue"
+            ):
                 _log.warning(
                     "log-likelihood: %r left out, a density against %s is not known in the "
-                    "original units of standardised data",
+                    "original units of transformed data",
                     name,
                     evaluation.measure,
                 )
@@ -132,12 +138,12 @@ class LogLikelihood(Metric):
             )
         width = trained.task.bin_width
         if width is not None and evaluation.measure.kind == "lebesgue":
-            features = trained.task.features
+            features, bits = trained.task.features, trained.task.bits
             values.append(
                 MetricValue(
                     f"test_bits_per_dim{suffix}",
                     -(mean.mean / features + log(width)) / LN2,
-                    "bits/dim",
+                    "bits/dim" if bits is None else f"bits/dim at {bits} bits",
                     "min",
                     likelihood,
                     measure,

@@ -19,7 +19,7 @@ from flowzoo_bench.metrics.kernel_density import (
     leave_one_out_bandwidth,
 )
 from flowzoo_bench.metrics.rows import count_non_finite, on_finite_rows, row_mean
-from flowzoo_bench.tasks.standardize import Standardizer
+from flowzoo_bench.tasks.coordinates import coordinates
 
 _log = logging.getLogger(__name__)
 _PAPER_BANDWIDTH = 0.1
@@ -44,8 +44,8 @@ class SampleKDE(Metric):
     *like* them. More is not better (samples collapsed to the densest spot score highest), so the
     direction is ``none``.
 
-    For tasks that standardise, distances are taken in coordinates scaled by training moments, and
-    the score is the density in the original units. Samples that are not finite are counted in
+    Distances are taken in the coordinates that models see (scaled by training moments, or logit),
+    and the score is the density in the original units. Samples that are not finite are counted in
     ``sample_non_finite_rows`` and make the score NaN.
 
     Args:
@@ -68,17 +68,14 @@ class SampleKDE(Metric):
     def compute(self, trained: Trained) -> Sequence[MetricValue]:
         """Draw samples and score them; fewer than two training rows have no ``cv`` bandwidth."""
         train, test = trained.splits.train, trained.splits.test
-        if trained.task.standardize:
-            scaling = Standardizer.fit(train)
-        else:
-            scaling = Standardizer.identity(trained.task.features)
+        seen = coordinates(trained.task, train)
         samples = trained.sample(self.num_samples, trained.seed).to("cpu", torch.float64)
         if samples.shape != (self.num_samples, trained.task.features):
             raise ValueError(
                 f"sample: expected shape ({self.num_samples}, {trained.task.features}), "
                 f"got {tuple(samples.shape)}"
             )
-        centres = scaling.encode(train)
+        centres = seen.encode(train)
         values = [
             MetricValue(
                 "sample_non_finite_rows",
@@ -108,7 +105,7 @@ class SampleKDE(Metric):
                 values.append(MetricValue("sample_kde_bandwidth", h, n=len(train)))
 
             def score(x: Tensor, h: float = h) -> Tensor:
-                return kde_log_prob(scaling.encode(x), centres, h) + scaling.log_abs_det
+                return kde_log_prob(seen.encode(x), centres, h) + seen.log_abs_det(x)
 
             mean = row_mean(on_finite_rows(score, samples))
             place = (key, _digest(test), h)

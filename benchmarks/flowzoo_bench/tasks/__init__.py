@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.airports import Airports as Airports
     from flowzoo_bench.tasks.arrays import ArrayTask as ArrayTask
     from flowzoo_bench.tasks.arrays import FileTask as FileTask
+    from flowzoo_bench.tasks.coordinates import Coordinates as Coordinates
     from flowzoo_bench.tasks.curve_sets import BentLissajous as BentLissajous
     from flowzoo_bench.tasks.curve_sets import CurveTask as CurveTask
     from flowzoo_bench.tasks.curve_sets import DisjointCircles as DisjointCircles
@@ -19,32 +20,43 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.curve_sets import NonKnotted as NonKnotted
     from flowzoo_bench.tasks.curve_sets import Star as Star
     from flowzoo_bench.tasks.curve_sets import TwistedEight as TwistedEight
+    from flowzoo_bench.tasks.digits import Digits as Digits
+    from flowzoo_bench.tasks.images import ImageTask as ImageTask
+    from flowzoo_bench.tasks.logit import Logit as Logit
     from flowzoo_bench.tasks.manifolds import CurvedManifold as CurvedManifold
     from flowzoo_bench.tasks.manifolds import LinearManifold as LinearManifold
     from flowzoo_bench.tasks.manifolds import ManifoldTask as ManifoldTask
+    from flowzoo_bench.tasks.mnist import MNIST as MNIST
+    from flowzoo_bench.tasks.mnist import FashionMNIST as FashionMNIST
+    from flowzoo_bench.tasks.patches import Patches as Patches
     from flowzoo_bench.tasks.spherical import Spherical as Spherical
     from flowzoo_bench.tasks.standardize import Standardizer as Standardizer
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
-    from flowzoo_bench.tasks.tabular import Digits as Digits
 
 _HOME = {
+    "MNIST": "mnist",
     "Airports": "airports",
     "ArrayTask": "arrays",
     "BentLissajous": "curve_sets",
     "BreastCancer": "tabular",
+    "Coordinates": "coordinates",
     "CurveTask": "curve_sets",
     "CurvedManifold": "manifolds",
-    "Digits": "tabular",
+    "Digits": "digits",
     "DisjointCircles": "curve_sets",
+    "FashionMNIST": "mnist",
     "FileTask": "arrays",
     "Helix": "curve_sets",
+    "ImageTask": "images",
     "InterlockedCircles": "curve_sets",
     "Knotted": "curve_sets",
     "LinearManifold": "manifolds",
     "Lissajous": "curve_sets",
+    "Logit": "logit",
     "ManifoldTask": "manifolds",
     "NonKnotted": "curve_sets",
+    "Patches": "patches",
     "Spherical": "spherical",
     "Standardizer": "standardize",
     "Star": "curve_sets",

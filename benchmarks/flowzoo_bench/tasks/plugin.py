@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
 from flowzoo.plugin import PluginSpec
 
 _PAPER = "VQ-Flows: Vector Quantized Local Normalizing Flows (Sidheekh et al., UAI 2022)"
@@ -37,6 +41,36 @@ def _real(
         summary,
         f"flowzoo_bench.tasks.{target}",
         capabilities={"features": features, "oracle": False, "support": False, "real": True},
+        check_options=check_options or {},
+    )
+
+
+def _image(
+    name: str,
+    summary: str,
+    target: str,
+    shape: tuple[int, int, int],
+    *,
+    check_options: Mapping[str, Any] | str = "",
+    requires: tuple[str, ...] = (),
+    paper: str = "",
+) -> PluginSpec:
+    """Real images (C, H, W) with labels."""
+    return PluginSpec(
+        "task",
+        name,
+        summary,
+        f"flowzoo_bench.tasks.{target}",
+        requires=requires,
+        capabilities={
+            "features": prod(shape),
+            "shape": list(shape),
+            "labels": True,
+            "oracle": False,
+            "support": False,
+            "real": True,
+        },
+        paper=paper,
         check_options=check_options or {},
     )
 
@@ -77,8 +111,34 @@ CURVED_MANIFOLD = PluginSpec(
     check_options=_SMALL_MANIFOLD,
 )
 
-DIGITS = _real(
-    "digits", "scikit-learn's handwritten digits, 8 x 8, dequantised", "tabular:Digits", 64
+DIGITS = _image(
+    "digits",
+    "scikit-learn's handwritten digits, 8 x 8, dequantised",
+    "digits:Digits",
+    (1, 8, 8),
+)
+MNIST = _image(
+    "mnist",
+    "70,000 handwritten digits, 28 x 28, dequantised",
+    "mnist:MNIST",
+    (1, 28, 28),
+    check_options="flowzoo_bench.tasks.mnist:mnist_options",
+)
+FASHION_MNIST = _image(
+    "fashion-mnist",
+    "70,000 articles of clothing, 28 x 28, dequantised",
+    "mnist:FashionMNIST",
+    (1, 28, 28),
+    check_options="flowzoo_bench.tasks.mnist:fashion_mnist_options",
+    paper="Fashion-MNIST: a Novel Image Dataset (Xiao, Rasul, Vollgraf, 2017)",
+)
+PATCHES = _image(
+    "patches",
+    "Colour patches of scikit-image's photos, split by photo, dequantised",
+    "patches:Patches",
+    (3, 32, 32),
+    check_options={"num_train": 300, "num_valid": 100, "num_test": 100},
+    requires=("scikit-image>=0.24",),
 )
 BREAST_CANCER = _real(
     "breast-cancer", "569 rows of 30 cell measurements (UCI)", "tabular:BreastCancer", 30

@@ -67,10 +67,9 @@ class Standardizer:
             torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64)
         )
 
-    @property
-    def log_abs_det(self) -> float:
-        """log|det dz/dx| = -sum of log scale, in nats."""
-        return -float(self.scale.log().sum())
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        """log|det dz/dx| = -sum of log scale in nats, the same for each row of x: (N,) float64."""
+        return -self.scale.log().sum().to(x.device).expand(len(x))
 
     def encode(self, x: Tensor) -> Tensor:
         """x (N, D) in original units to z (N, D), in x's dtype and on its device."""

@@ -1,4 +1,4 @@
-"""Real data that scikit-learn carries: handwritten digits and breast-cancer measurements."""
+"""A real table that scikit-learn carries: breast-cancer measurements."""
 
 from __future__ import annotations
 
@@ -7,43 +7,6 @@ import torch
 
 from flowzoo.interfaces.task import Splits, Task
 from flowzoo_bench.tasks.checks import check_seed, split_sizes
-
-
-class Digits(Task):
-    """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels 0..16, dequantised; D = 64.
-
-    Each pixel becomes level + U[0, 1), one draw per replicate, so a model's density integrated
-    over a unit cube is the probability of that image, and bits per dimension follow:
-
-    .. math:: \\mathrm{bpd} = -\\log p(x) / (64 \\ln 2)
-
-    Rows are split at random, anew for each replicate.
-
-    Args:
-        valid_fraction: share of validation rows.
-        test_fraction: share of test rows.
-
-    Raises:
-        ValueError: a fraction is not in (0, 1) or leaves a split empty.
-    """
-
-    standardize = True
-    bin_width = 1.0
-
-    def __init__(self, *, valid_fraction: float = 0.2, test_fraction: float = 0.2) -> None:
-        super().__init__(64)
-        self.sizes = split_sizes(1797, valid_fraction, test_fraction)
-
-    def splits(self, seed: int) -> Splits:
-        """Shuffle, dequantise and cut into train, validation and test."""
-        from sklearn.datasets import load_digits
-
-        rng = np.random.default_rng(check_seed(seed))
-        levels = rng.permutation(load_digits().data.astype(np.float64))
-        x = levels + rng.random(levels.shape)
-        # 16 + u can round up to 17 only if u is within 2^-53 of 1: keep the bin half-open
-        x = np.minimum(x, np.nextafter(levels + 1, 0))
-        return Splits(*torch.split(torch.as_tensor(x), list(self.sizes)))
 
 
 class BreastCancer(Task):
