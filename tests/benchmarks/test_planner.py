@@ -48,10 +48,25 @@ def test_run_id_is_stable_across_machines_and_versions() -> None:
         {"device": "cuda"},
         {"num_samples": 10},
         {"keep": ("layers",)},
+        {"temperatures": (2.0,)},
+        {"noise_scales": (0.0,)},
     ],
 )
 def test_run_id_depends_on_everything_a_result_does(changes: dict[str, Any]) -> None:
     assert spec(**changes).run_id != spec().run_id
+
+
+def test_knobs_are_part_of_a_run_that_keeps_samples_at_them_only(faulty: Path) -> None:
+    def plan(**changes: Any) -> RunSpec:
+        return Planner(tiny(replicates=1, tasks=["blob"], **changes)).plan()[0].spec
+
+    old = plan()
+    assert (old.temperatures, old.noise_scales) == ((), ())
+    assert plan(temperatures=[3.0], noise_scales=[0.5]).run_id == old.run_id
+    kept = plan(keep=["knobs"], temperatures=[3, 1.0, 3.0], noise_scales=[-0.0])
+    assert (kept.temperatures, kept.noise_scales) == ((3.0, 1.0), (0.0,))
+    assert kept.run_id != plan(keep=["knobs"]).run_id
+    assert len(plan(keep=["knobs"]).temperatures) == 4
 
 
 def test_run_id_does_not_depend_on_the_order_of_options() -> None:
@@ -116,6 +131,9 @@ def tiny(**changes: Any) -> Any:
         ({"methods": [{"label": "oracle", "mixture": "shift"}]}, r"another label than 'oracle'"),
         ({"methods": [{"label": "real data", "mixture": "shift"}]}, r"label than 'real data'"),
         ({"timeout": float("inf")}, r"timeout: .*finite number, got inf"),
+        ({"keep": ["knob"]}, r"keep\.0: .*'knobs'.*got 'knob'"),
+        ({"temperatures": [1.0, 0.0]}, r"temperatures\.1: .*greater than 0, got 0\.0"),
+        ({"noise_scales": [-0.5]}, r"noise_scales\.0: .*greater than or equal to 0"),
         (
             {"methods": [{"label": "a", "mixture": "shift", "exclude_tasks": ["blub"]}]},
             r"unknown task 'blub'.*did you mean 'blob'",
