@@ -92,21 +92,22 @@ class PerChart(nn.Module):
                 draws[rows] = self._alone(k, "sample", len(rows), **knobs, generator=generator)
         return draws
 
-    def by_row(self, method: str, chart: Tensor, *rows: Tensor) -> Tensor:
+    def by_row(self, method: str, chart: Tensor, *rows: Tensor, **options: Any) -> Tensor:
         """``method`` of each row's own prior: (N, ...) from one or more tensors of N rows.
 
-        The method gets one row at a time, (1, ...), under vmap.
+        The method gets one row at a time, (1, ...), under vmap, and ``options`` as they are.
 
         Raises:
             ValueError: a ``chart`` of the wrong shape or dtype.
         """
         check_chart(chart, self.num_charts, len(rows[0]))
         if len(chart) == 0:  # which vmap does not take
-            return self._alone(0, method, *rows)
+            return self._alone(0, method, *rows, **options)
         call = _Call(self.stacked, method)
 
         def one(state: dict[str, Tensor], *row: Tensor) -> Tensor:
-            value: Tensor = functional_call(call, state, tuple(r.unsqueeze(0) for r in row))
+            given = tuple(r.unsqueeze(0) for r in row)
+            value: Tensor = functional_call(call, state, given, options)
             return value.squeeze(0)
 
         own = {name: stack[chart] for name, stack in self._state().items()}
@@ -136,6 +137,13 @@ class PerChart(nn.Module):
             for name, buffer in list(module.named_buffers(recurse=False)):
                 setattr(module, name, buffer[index].clone())
         return part
+
+    @torch.no_grad()
+    def put(self, index: int, part: Prior) -> None:
+        """Copy the parameters and buffers of ``part`` into those of chart ``index``."""
+        own = {**dict(part.named_parameters("prior")), **dict(part.named_buffers("prior"))}
+        for name, stack in self._state().items():
+            stack[index].copy_(own[name])
 
     def support_map(self) -> BaseFlow | None:
         """The bijection onto the support, which is the same for every chart; None for R^d."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from flowzoo_plugins.vq_flows import heads
 from flowzoo_plugins.vq_flows.charts import choose
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def embed(
 
     ``sample``: z = f_k(x) with k ~ p(k | x). ``mean``: E[z] = sum p(k | x) f_k(x). ``argmax``:
     z = f_s(x) with s the most probable chart. With one chart a row all three agree (eq. 19). A row
-    without a posterior (NaN) has no code (NaN).
+    without a posterior (NaN) has no code (NaN). For f_k(x) see ``heads.codes``.
 
     Raises:
         ValueError: unknown mode.
@@ -44,14 +45,14 @@ def embed(
         chart = responsibilities.argmax(dim=1)
     rows = model.rows_per_call
     parts = zip(torch.split(x, rows), torch.split(chart, rows), strict=True)
-    z = torch.cat([model.chart_encode(*part).value for part in parts])
+    z = torch.cat([heads.codes(model, *part) for part in parts])
     return torch.where(responsibilities.isnan().any(dim=1, keepdim=True), torch.nan, z)
 
 
 def _mean(model: VQFlow, x: Tensor, responsibilities: Tensor) -> Tensor:
     charts = model.num_charts
     chart = torch.arange(charts, device=x.device).repeat(len(x))
-    z = model.chart_encode(x.repeat_interleave(charts, dim=0), chart).value
+    z = heads.codes(model, x.repeat_interleave(charts, dim=0), chart)
     z = z.reshape(len(x), charts, z.shape[1])
     weight = responsibilities[:, :, None]
     # f_k(x) may overflow in a chart far away, whose probability is 0

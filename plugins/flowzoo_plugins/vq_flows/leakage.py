@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowzoo_plugins.vq_flows.charts import choose
+from flowzoo_plugins.vq_flows import heads
 
 if TYPE_CHECKING:
     from flowzoo_plugins.vq_flows.mixture import VQFlow
 
-MAX_ROUNDS = 10_000
 FAR = 1e9  # an untrained flow may throw a draw so far that its squared distance overflows float32
 
 
@@ -36,8 +35,8 @@ def inside_mass(model: VQFlow, num_samples: int, generator: torch.Generator | No
         while left > 0:
             rows = min(left, model.rows_per_call)
             left -= rows
-            z = model.flow.prior.sample(rows, generator=generator)
-            chart = torch.full((rows,), k, dtype=torch.int64, device=z.device)
+            chart = torch.full((rows,), k, dtype=torch.int64, device=hits.device)
+            z = heads.sample(model.flow.prior, chart, generator=generator)
             hits = hits + is_inside(model, model.chart_decode(z, chart).value, chart).sum()
         # no hit at all: half a draw, so that a row of that chart still has a finite score
         masses.append(hits.clamp(min=0.5) / num_samples)
@@ -63,37 +62,3 @@ def leak_distance(model: VQFlow, z: Tensor, chart: Tensor) -> Tensor:
     own = distances.gather(1, chart[:, None]).squeeze(1)
     bound = distances.sort(dim=1).values[:, model.overlap - 1]
     return (own - (1.0 + model.margin) * bound).clamp(min=0.0)
-
-
-@torch.no_grad()
-def rejection_sample(
-    model: VQFlow,
-    num: int,
-    weights: Tensor,
-    temperature: float,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """``num`` draws (num, D) of the renormalised density: k ~ ``weights``, z until it is in U_k.
-
-    Raises:
-        RuntimeError: a chart keeps so little of its mass that no draw was accepted.
-    """
-    uniform = torch.rand(num, generator=generator, device=weights.device, dtype=weights.dtype)
-    chart = choose(weights.expand(num, -1), uniform)
-    x = weights.new_empty(num, model.features)
-    pending = torch.arange(num, device=weights.device)
-    for _ in range(MAX_ROUNDS):
-        if len(pending) == 0:
-            return x
-        refused = []
-        for rows in torch.split(pending, model.rows_per_call):
-            z = model.flow.prior.sample(len(rows), temperature=temperature, generator=generator)
-            drawn = model.chart_decode(z, chart[rows]).value
-            accepted = is_inside(model, drawn, chart[rows])
-            x[rows[accepted]] = drawn[accepted]
-            refused.append(rows[~accepted])
-        pending = torch.cat(refused)
-    stuck = sorted(set(chart[pending].tolist()))
-    raise RuntimeError(
-        f"renormalised sampling: no draw fell inside charts {stuck} in {MAX_ROUNDS} rounds"
-    )

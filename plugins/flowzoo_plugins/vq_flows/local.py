@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from flowzoo.interfaces import BaseFlow, Injection, Prior, Step
 from flowzoo.layers import Thickened, surface_log_prob
 from flowzoo.options import options_of
-from flowzoo.priors import Product, StandardNormal, build_prior
+from flowzoo.priors import Product, StandardNormal
+from flowzoo.priors.per_chart import PerChart
 from flowzoo.registry import build_part, load
+from flowzoo_plugins.vq_flows import heads
 from flowzoo_plugins.vq_flows.frames import ChartFrames
 
 Condition = Literal["code", "one-hot"]
@@ -21,19 +23,20 @@ Condition = Literal["code", "one-hot"]
 class LocalFlows(nn.Module):
     r"""log p(x | k) for K charts that share one conditional flow.
 
-    .. math:: \log p(x \mid k) = \log q(f_k(x)) + \log|\det J f_k(x)|
+    .. math:: \log p(x \mid k) = \log q_k(f_k(x)) + \log|\det J f_k(x)|
 
     f_k is the chart's frame, where there are frames, then the shared base flow given the chart,
-    then the map onto the prior's support, where that is not all of R^d. A base flow that has the
-    option ``num_charts`` is indexed by the chart as well; that of ``cef`` gives K embeddings
-    (supplement, section 3). An injection is thickened to a bijection of R^D, its prior joined by
-    N(0, I) on the other D - d columns.
+    then the map onto the prior's support, where that is not all of R^d. The prior q_k is one for
+    all charts, or one a chart. A base flow that has the option ``num_charts`` is indexed by the
+    chart as well; that of ``cef`` gives K embeddings (supplement, section 3). An injection is
+    thickened to a bijection of R^D, its prior joined by N(0, I) on the other D - d columns.
     Source: Sidheekh et al. (2022), eq. 16.
 
     Args:
         features: D.
         base_flow: a base flow's name, mapping or module, conditional on the chart.
-        prior: a prior's name or module, of the base flow's latent space.
+        prior: a prior's name, mapping or module, of the base flow's latent space.
+        prior_per_chart: whether each chart has a prior of its own.
         num_charts: K.
         code_features: width of a chart's code.
         condition: what the base flow is told: the chart's ``code`` or a ``one-hot`` of its index.
@@ -45,7 +48,8 @@ class LocalFlows(nn.Module):
         features: int,
         *,
         base_flow: str | Mapping[str, Any] | BaseFlow,
-        prior: str | Prior,
+        prior: str | Mapping[str, Any] | Prior,
+        prior_per_chart: bool,
         num_charts: int,
         code_features: int,
         condition: Condition,
@@ -65,6 +69,8 @@ class LocalFlows(nn.Module):
                 f"base_flow: expected num_charts None or {num_charts}, got {base.num_charts}"
             )
         self.code_columns = base.latent_features  # d, for an injection less than the latent columns
+        if prior_per_chart and isinstance(base, Injection):
+            raise ValueError("prior_per_chart: expected False for an injection as base flow")
         if base.latent_features != features:
             if frames is not None:
                 raise ValueError("frames: expected 'none' for a base flow that changes dimension")
@@ -74,12 +80,9 @@ class LocalFlows(nn.Module):
                     f"got {type(base).__name__} with {base.latent_features}"
                 )
         self.frames = frames
-        self.prior = prior if isinstance(prior, Prior) else build_prior(prior, self.code_columns)
-        if self.prior.features != self.code_columns:
-            raise ValueError(
-                f"prior: expected features={self.code_columns}, got {self.prior.features}"
-            )
-        if isinstance(base, Injection):
+        charts = num_charts if prior_per_chart else None
+        self.prior: Prior | PerChart = heads.build(prior, self.code_columns, charts)
+        if isinstance(base, Injection) and isinstance(self.prior, Prior):
             base = Thickened(base)
             self.prior = Product([self.prior, StandardNormal(features - self.code_columns)])
         self.base = base
@@ -122,7 +125,7 @@ class LocalFlows(nn.Module):
     def log_prob(self, x: Tensor, chart: Tensor, codes: Tensor) -> Tensor:
         """log p(x | k), (N,), nats."""
         z, volume = self.encode(x, chart, codes)
-        return self.prior.log_prob(z) + volume
+        return heads.log_prob(self.prior, z, chart) + volume
 
     @property
     def thickened(self) -> Thickened | None:
@@ -145,8 +148,10 @@ class LocalFlows(nn.Module):
             TypeError: the base flow is no injection.
         """
         injection = self._injection()
-        prior = self.prior.part(0) if isinstance(self.prior, Product) else self.prior
-        return surface_log_prob(injection, prior, x, **self.given(injection, chart, codes))
+        assert isinstance(self.prior, Product)  # as __init__ makes it for an injection
+        return surface_log_prob(
+            injection, self.prior.part(0), x, **self.given(injection, chart, codes)
+        )
 
     def _injection(self) -> Injection:
         if self.thickened is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -24,10 +25,16 @@ from flowzoo.interfaces import (
 from flowzoo.registry import build_part
 from flowzoo.training.injective import evaluating
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_finite, check_number, check_positive, check_rows
+from flowzoo.validation import (
+    check_draw,
+    check_finite,
+    check_number,
+    check_positive,
+    check_rows,
+)
 from flowzoo_plugins.vq_flows import evaluation as scoring
-from flowzoo_plugins.vq_flows import inference, injective, leakage, objectives
-from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts, choose
+from flowzoo_plugins.vq_flows import heads, inference, injective, leakage, objectives, sampling
+from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts
 from flowzoo_plugins.vq_flows.frames import ChartFrames
 from flowzoo_plugins.vq_flows.local import Condition, LocalFlows
 from flowzoo_plugins.vq_flows.presets import PAPER_PARTITIONER, PAPER_TRAINING
@@ -53,6 +60,10 @@ class VQFlow(Mixture):
     chart's flow against its surface at ``reconstruct(x)``, the number the paper's tables hold,
     which says nothing without the distance from x to there.
 
+    With a noisy injective prior each chart is a plane with noise bent by its flow: ``sample`` takes
+    ``noise_scale``, ``embed`` gives coordinates on the plane, ``reconstruct`` the nearest manifold
+    point. With one a chart these are heads, and ``intrinsic_dimension`` is the charts' own.
+
     Source: Sidheekh et al. (2022), with the corrections listed in this plugin's README; chart
     frames are ours.
 
@@ -60,7 +71,11 @@ class VQFlow(Mixture):
         features: D.
         base_flow: the shared conditional flow.
         partitioner: where the charts are.
-        prior: ``standard-normal`` or ``uniform-ball``, or a module, on the flow's latent space.
+        prior: ``standard-normal`` or another prior's name, mapping or module, on the flow's latent
+            space.
+        prior_per_chart: whether each chart has a prior with parameters of its own.
+        ard: weight of automatic relevance determination of a noisy injective prior, which empties
+            the directions of its planes that the likelihood does not need; 1 is the posterior mode.
         overlap: m, how many nearest charts contain a point.
         margin: epsilon, which widens charts to distances (1 + epsilon) times the m-th smallest.
         max_active: with a margin, the most charts a point may lie in; None is K. Objective
@@ -97,7 +112,9 @@ class VQFlow(Mixture):
         *,
         base_flow: str | Mapping[str, Any] | BaseFlow = "realnvp",
         partitioner: str | Mapping[str, Any] | Partitioner = PAPER_PARTITIONER,
-        prior: str | Prior = "standard-normal",
+        prior: str | Mapping[str, Any] | Prior = "standard-normal",
+        prior_per_chart: bool = False,
+        ard: float = 0.0,
         overlap: int = 1,
         margin: float = 0.0,
         max_active: int | None = None,
@@ -137,6 +154,7 @@ class VQFlow(Mixture):
             features,
             base_flow=base_flow,
             prior=prior,
+            prior_per_chart=prior_per_chart,
             num_charts=self.num_charts,
             code_features=self.partitioner.code_features,
             condition=condition,
@@ -159,8 +177,14 @@ class VQFlow(Mixture):
         if self.flow.thickened is not None:
             injective.accept(self, self.flow.thickened.injection)
             self.capabilities = self.capabilities | {"reconstruct"}  # type: ignore[misc]
+        self.ard = check_number("ard", ard)
+        if heads.gaussian(self.flow.prior) is not None:
+            self.capabilities = self.capabilities | heads.CAPABILITIES  # type: ignore[misc]
+        elif self.ard > 0.0:
+            raise ValueError("ard: expected 0 for a prior that is not noisy injective")
         matrices = self.flow.frames is not None or self.flow.base.num_charts is not None
         width = self.flow.base.context_features + (features * features if matrices else features)
+        width = max(width, heads.numbers_a_chart(self.flow.prior))
         self.rows_per_call = max(1, min(2**15, ELEMENTS_PER_CALL // width))
 
     # -- local flows -----------------------------------------------------------------------------
@@ -190,7 +214,7 @@ class VQFlow(Mixture):
         For an injection its own stages stand around the last one, see ``InjectiveTraining``.
         """
         partition = tuple(_within(stage, "partitioner") for stage in self.partitioner.stages())
-        latent = self.flow.latent_features if self.leak_penalty > 0.0 else 0
+        latent = self.flow.prior.noise_features if self.leak_penalty > 0.0 else 0
         around = injective.training(self)
         groups = ("flow",) if around is None else (*around.trained(), "flow.prior")
         return (
@@ -202,30 +226,17 @@ class VQFlow(Mixture):
                 self._loss,
                 groups=(*groups, "weights") if self.weights.kind == "learned" else groups,
                 noise_features=latent + (self.objective == "sampled"),
+                penalty=partial(heads.ard_penalty, self) if self.ard > 0.0 else None,
             ),
             *(() if around is None else around.after()),
         )
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
-        active = self.active(x)
-        around = injective.training(self)
-        if around is not None and around.flow.injection.mode == "joint":
-            return around.joint_loss(x, injective.hard(self, x, active))
-        if self.objective == "exact":
-            loss = objectives.exact(self, x, active)
-        elif self.objective == "sampled":
-            loss = objectives.sampled(self, x, active, noise[:, -1])
-        else:
-            loss = objectives.hard(self, x, active)
-        if self.leak_penalty > 0.0:
-            z = self.flow.prior.from_normal(noise[:, : self.flow.latent_features])
-            # the row's own chart: charts come in proportion to the data
-            loss = loss + self.leak_penalty * leakage.leak_distance(self, z, active.nearest)
-        return loss
+        return objectives.training_loss(self, x, noise)
 
     @torch.no_grad()
     def _prepare_charts(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        """Second pass over the training rows (section 4.2.2): weights and frames; forget Z_k."""
+        """Second pass over the training rows (section 4.2.2): weights, frames, heads' start."""
         with evaluating(self.partitioner):
             parts = [self.active(rows) for rows in torch.split(x_train, self.rows_per_call)]
         active = ActiveCharts(
@@ -235,6 +246,7 @@ class VQFlow(Mixture):
         self.weights.fit(active)
         if self.flow.frames is not None:
             self.flow.frames.fit(x_train, active.nearest)
+        heads.start(self, x_train, active.nearest)
         self.inside.fill_(NOT_COMPUTED)
 
     # -- density ---------------------------------------------------------------------------------
@@ -300,41 +312,31 @@ class VQFlow(Mixture):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         evaluation: str | None = None,
+        noise_scale: float = 1.0,
     ) -> Tensor:
         """``num`` draws (num, D): z ~ q, k ~ p(k), x = g_k(z).
 
         Args:
             num: how many.
-            temperature: scales the prior's spread.
+            temperature: scales the prior's spread; of a noisy injective prior that of its plane.
             generator: where randomness comes from.
             evaluation: which density to draw from: ``full`` (the default) or ``renormalised``, by
                 rejection.
+            noise_scale: factor on the standard deviation of a noisy injective prior's noise; at 0
+                draws lie on the charts' manifolds.
 
         Raises:
-            ValueError: ``num``, ``temperature`` or ``evaluation`` out of range.
+            ValueError: an argument out of range, or a ``noise_scale`` where there is no noise.
         """
         if evaluation not in (None, "full", "renormalised"):
             raise ValueError(f"evaluation: expected 'full' or 'renormalised', got {evaluation!r}")
-        if evaluation != "renormalised":
-            return super().sample(num, temperature=temperature, generator=generator)
-        if num < 0 or not temperature > 0:
-            return super().sample(num, temperature=temperature)  # raises
-        weights = self.weights.log_prob().detach().exp()
-        return leakage.rejection_sample(self, num, weights, temperature, generator)
+        check_draw(num, temperature)
+        scale = heads.check_noise_scale(self, noise_scale)
+        draw = sampling.rejected if evaluation == "renormalised" else sampling.draw
+        return draw(self, num, temperature, scale, generator)
 
-    @torch.no_grad()
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
-        weights = self.weights.log_prob().exp()
-        draws = []
-        for start in range(0, max(num, 1), self.rows_per_call):
-            rows = min(self.rows_per_call, num - start)
-            uniform = torch.rand(
-                rows, generator=generator, device=weights.device, dtype=weights.dtype
-            )
-            chart = choose(weights.expand(rows, -1), uniform)
-            z = self.flow.prior.sample(rows, temperature=temperature, generator=generator)
-            draws.append(self.chart_decode(z, chart).value)
-        return torch.cat(draws)
+        return sampling.draw(self, num, temperature, 1.0, generator)
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -377,21 +379,38 @@ class VQFlow(Mixture):
         """Latent codes (N, d) of x (N, D).
 
         ``sample``: f_k(x) with k ~ p(k | x). ``mean``: sum p(k | x) f_k(x). ``argmax``: f_s(x) with
-        s the most probable chart (section 4.2.3, eq. 19).
+        s the most probable chart (section 4.2.3, eq. 19). With a noisy injective prior, instead of
+        f_k(x), the posterior mean of the coordinates on chart k's plane.
         """
         probabilities = self.responsibilities(x, evaluation=evaluation)
         z = inference.embed(self, x, probabilities, mode, generator)
         return z[:, : self.flow.code_columns]
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The point of its nearest chart's manifold that x (N, D) is taken to, (N, D).
+        """The point of the charts' manifolds that x (N, D) is taken to, (N, D).
+
+        With an injection that of the nearest chart's; with a noisy injective prior the nearest of
+        those of all charts.
 
         Raises:
-            TypeError: the base flow is no injection.
+            TypeError: the charts have no manifold.
             ValueError: bad rows.
         """
         check_finite("x", check_rows("x", x, self.features, self._reference()))
+        if heads.gaussian(self.flow.prior) is not None:
+            return heads.reconstruct(self, x)
         return injective.reconstruct(self, x)
+
+    def intrinsic_dimension(self, threshold: float = 1.0) -> Tensor:
+        """Each chart's directions with over ``threshold`` times the noise's variance, (K,).
+
+        They tell the data's dimension where the flow preserves volume, the noise is isotropic and
+        there are no frames.
+
+        Raises:
+            TypeError: the prior is not noisy injective.
+        """
+        return (heads.signal_to_noise(self) > check_number("threshold", threshold)).sum(dim=1)
 
     def assign(self, x: Tensor) -> Tensor:
         """The nearest chart of each row of x (N, D), (N,) int64."""

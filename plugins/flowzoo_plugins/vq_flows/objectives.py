@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from flowzoo_plugins.vq_flows import heads, injective, leakage
 from flowzoo_plugins.vq_flows.charts import ActiveCharts, choose, uniform_from_normal
 from flowzoo_plugins.vq_flows.weights import choice_probabilities
 
@@ -14,6 +15,32 @@ if TYPE_CHECKING:
     from flowzoo_plugins.vq_flows.mixture import VQFlow
 
 Objective = Literal["hard", "sampled", "exact"]
+
+
+def training_loss(model: VQFlow, x: Tensor, noise: Tensor) -> Tensor:
+    """What the maximum-likelihood stage minimises, (N,).
+
+    Args:
+        model: the mixture.
+        x: (N, D).
+        noise: standard normal, as many columns as the leak penalty and the choice of a chart take.
+    """
+    active = model.active(x)
+    around = injective.training(model)
+    if around is not None and around.flow.injection.mode == "joint":
+        return around.joint_loss(x, injective.hard(model, x, active))
+    if model.objective == "exact":
+        loss = exact(model, x, active)
+    elif model.objective == "sampled":
+        loss = sampled(model, x, active, noise[:, -1])
+    else:
+        loss = hard(model, x, active)
+    if model.leak_penalty > 0.0:
+        # the row's own chart: charts come in proportion to the data
+        chart, prior = active.nearest, model.flow.prior
+        z = heads.from_normal(prior, noise[:, : prior.noise_features], chart)
+        loss = loss + model.leak_penalty * leakage.leak_distance(model, z, chart)
+    return loss
 
 
 def hard(model: VQFlow, x: Tensor, active: ActiveCharts) -> Tensor:

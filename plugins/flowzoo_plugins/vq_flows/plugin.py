@@ -18,6 +18,10 @@ VQ = PluginSpec(
             "evaluations": {"manifold": "lower bound, surface(dim=d, learned), one chart a point"},
             "methods": ["reconstruct"],
         },
+        "noisy injective priors": {
+            "methods": ["reconstruct", "intrinsic_dimension"],
+            "knobs": ["temperature", "noise_scale"],
+        },
         "assign": True,
     },
     check_options={
