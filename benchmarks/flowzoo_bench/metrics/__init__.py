@@ -6,6 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowzoo_bench.metrics.embedding_separability import (
+        EmbeddingSeparability as EmbeddingSeparability,
+    )
+    from flowzoo_bench.metrics.image_quality import ImageQuality as ImageQuality
+    from flowzoo_bench.metrics.intrinsic_dimension import IntrinsicDimension as IntrinsicDimension
     from flowzoo_bench.metrics.log_likelihood import LogLikelihood as LogLikelihood
     from flowzoo_bench.metrics.sample_kde import SampleKDE as SampleKDE
     from flowzoo_bench.metrics.statistics import Interval as Interval
@@ -15,7 +20,10 @@ if TYPE_CHECKING:
     from flowzoo_bench.metrics.throughput import Throughput as Throughput
 
 _HOME = {
+    "EmbeddingSeparability": "embedding_separability",
+    "ImageQuality": "image_quality",
     "Interval": "statistics",
+    "IntrinsicDimension": "intrinsic_dimension",
     "LogLikelihood": "log_likelihood",
     "SampleKDE": "sample_kde",
     "SupportDistance": "support_distance",

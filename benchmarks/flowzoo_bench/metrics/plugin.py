@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from flowzoo.plugin import PluginSpec
 
+EMBEDDING_SEPARABILITY = PluginSpec(
+    "metric",
+    "embedding-separability",
+    "Nearest-neighbour accuracy of classes in a model's embedding, and in the data",
+    "flowzoo_bench.metrics.embedding_separability:EmbeddingSeparability",
+)
+IMAGE_QUALITY = PluginSpec(
+    "metric",
+    "image-quality",
+    "Frechet and kernel distance, precision, recall, density, coverage of sampled images on the "
+    "features of a classifier of the training images",
+    "flowzoo_bench.metrics.image_quality:ImageQuality",
+)
+INTRINSIC_DIMENSION = PluginSpec(
+    "metric",
+    "intrinsic-dimension",
+    "The dimension a model finds, beside the true one where it is known",
+    "flowzoo_bench.metrics.intrinsic_dimension:IntrinsicDimension",
+)
 LOG_LIKELIHOOD = PluginSpec(
     "metric",
     "log-likelihood",
