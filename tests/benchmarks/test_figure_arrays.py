@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from flowzoo_bench.worker import PackRun
 class Line(Mixture):
     """A line in space with noise beside it: x = (t z, s e, 0)."""
 
-    evaluations = {"full": Evaluation()}
+    evaluations: ClassVar = {"full": Evaluation()}
     capabilities = frozenset({"noise_scale", "embed", "reconstruct"})
 
     def stages(self) -> Any:

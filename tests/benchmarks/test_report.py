@@ -15,51 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flowzoo_bench.records import ARRAYS, Record, run_folder, write_record, write_spec
+from flowzoo_bench.records import ARRAYS, run_folder, write_spec
 from flowzoo_bench.report.build import write_report
 from flowzoo_bench.report.load import load_results
 from flowzoo_bench.report.sweeps import sweep_figure
 from flowzoo_bench.report.table import paired, table, too_good
-from flowzoo_bench.runspec import Part, RunSpec
-
-LL = "test_log_likelihood"
-
-
-def spec(method: str, replicate: int, task: str = "blob") -> RunSpec:
-    return RunSpec(
-        task=Part(name=task),
-        method=Part(name=method),
-        replicate=replicate,
-        task_label=task,
-        method_label=method,
-    )
-
-
-def density(value: float | None, oracle: float | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "name": LL,
-        "value": value,
-        "unit": "nats",
-        "direction": "max",
-        "likelihood": "exact",
-        "measure": "lebesgue",
-        "n": 100,
-        "stderr": 0.1,
-        "reference": oracle,
-        **more,
-    }
-
-
-def put(out: Path, run: RunSpec, *metrics: dict[str, Any], status: str = "ok", **more: Any) -> None:
-    write_spec(out, run)
-    given = {
-        "run_id": run.run_id,
-        "status": status,
-        "spec": run,
-        "pack_id": "p",
-        "metrics": list(metrics),
-    }
-    write_record(out, Record.model_validate({**given, **more}))
+from written import LL, density, put, spec
 
 
 @pytest.fixture
