@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,12 @@ class DataNotFoundError(FileNotFoundError):
 
 
 def read(
-    data: DataSet, name: str, *, root: str | Path | None = None, download: bool = False
+    data: DataSet,
+    name: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    verify: bool = True,
 ) -> bytes:
     """The uncompressed, verified bytes of one file of a data set.
 
@@ -34,12 +40,16 @@ def read(
         name: one of its files.
         root: a folder to look into first.
         download: fetch what is missing into the cache.
+        verify: whether the content must be the data set's own. If not, ``root`` alone is looked
+            into, for another set in files of the same names.
 
     Raises:
         DataNotFoundError: it is nowhere, and may not be or could not be downloaded.
         ValueError: a file that is found has other content than it should.
     """
     file = data.file(name)
+    if not verify:
+        return _unverified(data, file, root)
     for path in _places(data, file, root):
         try:
             return _verified(path, file)
@@ -48,11 +58,6 @@ def read(
     if not download:
         raise DataNotFoundError(_how_to(data, file, root))
     return _download(data, file)
-
-
-def is_here(data: DataSet, root: str | Path | None = None) -> bool:
-    """Whether every file of a data set is in a place ``read`` looks into; contents unseen."""
-    return all(any(True for _ in _places(data, file, root)) for file in data.files)
 
 
 def cache_folder() -> Path:
@@ -74,9 +79,32 @@ def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
 def _places(data: DataSet, file: File, root: str | Path | None) -> Iterator[Path]:
     """Where there is a file of this name, as downloaded or uncompressed."""
     for folder in _folders(data, root):
-        for path in (folder / file.name, folder / file.name.removesuffix(".gz")):
-            if path.is_file():
-                yield path
+        yield from _inside(folder, file)
+
+
+def _inside(folder: Path, file: File) -> Iterator[Path]:
+    for path in (folder / file.name, folder / file.name.removesuffix(".gz")):
+        if path.is_file():
+            yield path
+
+
+def _unverified(data: DataSet, file: File, root: str | Path | None) -> bytes:
+    """The uncompressed bytes of the file of this name below ``root``, whatever they are."""
+    if not root:
+        raise ValueError("root: expected a folder, for files that are not verified, got none")
+    place = Path(root).expanduser()
+    for path in (*_inside(place / data.name, file), *_inside(place, file)):
+        return _content(path)
+    raise DataNotFoundError(f"root: expected a folder with {file.name}, got {str(root)!r}")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, uncompressed."""
+    raw = path.read_bytes()
+    try:
+        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: expected a whole gzip file, got {error}") from error
 
 
 class _OtherSetError(ValueError):
@@ -89,11 +117,7 @@ def _verified(path: Path, file: File) -> bytes:
     Raises:
         ValueError: they do not, or are not whole.
     """
-    raw = path.read_bytes()
-    try:
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path}: expected a whole gzip file, got {error}") from error
+    content = _content(path)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         if any(found == other.sha256 for one in KNOWN for other in one.files):

@@ -34,3 +34,14 @@ def parse_idx(content: bytes) -> NDArray[np.uint8]:
     if values.size != int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"idx: expected {shape} values, as its header says, got {values.size}")
     return values.reshape(shape).copy()
+
+
+def format_idx(array: NDArray[np.uint8]) -> bytes:
+    """An IDX file of an array of unsigned bytes: the inverse of ``parse_idx``.
+
+    Example:
+        >>> format_idx(np.array([7, 9], dtype=np.uint8))
+        b'\\x00\\x00\\x08\\x01\\x00\\x00\\x00\\x02\\x07\\t'
+    """
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, _UNSIGNED_BYTES, array.ndim, *array.shape)
+    return header + array.tobytes()

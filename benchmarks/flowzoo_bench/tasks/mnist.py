@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowzoo_bench.data import files
-from flowzoo_bench.data.fetch import is_here, read
-from flowzoo_bench.data.idx import parse_idx
+from flowzoo_bench.data.fetch import read
+from flowzoo_bench.data.idx import format_idx, parse_idx
 from flowzoo_bench.tasks.images import (
     Bytes,
     ImageTask,
@@ -22,8 +23,7 @@ from flowzoo_bench.tasks.images import (
     quantize,
 )
 
-_PARTS = (("train", 60_000), ("t10k", 10_000))
-_TOTAL = 70_000
+_PARTS = ("train", "t10k")
 _SIDE = 28
 
 
@@ -41,9 +41,11 @@ class IdxTask(ImageTask):
         logit: lambda of the logit that models see; 0 for data scaled by training moments instead.
         root: a folder to look for the files in, before any other.
         download: fetch the files if they are nowhere on this machine.
+        verify: whether the files must be the original ones; if not, those in ``root`` are taken,
+            for another set in the same format (square grey images).
 
     Raises:
-        ValueError: an option out of its range, or more images than there are.
+        ValueError: an option out of its range.
     """
 
     data: ClassVar[files.DataSet]
@@ -58,16 +60,23 @@ class IdxTask(ImageTask):
         logit: float | None = 0.05,
         root: str = "",
         download: bool = False,
+        verify: bool = True,
     ) -> None:
         levels = 2 ** check_bits(bits)
         super().__init__((1, _SIDE, _SIDE), levels=levels, bits=bits, logit=logit)
         self.sizes = check_sizes(num_train, num_valid, num_test)
-        if sum(self.sizes) > _TOTAL:
-            raise ValueError(
-                f"num_train + num_valid + num_test: expected at most {_TOTAL}, "
-                f"got {sum(self.sizes)}"
-            )
-        self.root, self.download = root, download
+        self.root, self.download, self.verify = root, download, verify
+        if not verify and not root:
+            raise ValueError("root: expected a folder, for files that are not verified, got ''")
+
+    def fingerprint(self) -> str:
+        """Hash of the images and labels, where they are not the original ones; else empty."""
+        if self.verify:
+            return ""
+        digest = hashlib.sha256()
+        for array in self._load():
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
 
     def images(self) -> tuple[Bytes, NDArray[np.int64]]:
         """All images (70000, 784) and classes 0..9, the original training set first.
@@ -76,12 +85,26 @@ class IdxTask(ImageTask):
             DataNotFoundError: the files are not here; the message says how to get them.
             ValueError: a file that is found is damaged.
         """
-        pixels, labels = _load(self.data.name, self.root, self.download)
+        pixels, labels = self._load()
         return quantize(pixels, self.levels), labels
 
     def choose(self, rng: np.random.Generator, labels: NDArray[np.int64]) -> Rows:
-        """A cut of a random order."""
-        return cut(rng, _TOTAL, self.sizes)
+        """A cut of a random order.
+
+        Raises:
+            ValueError: more images are asked for than there are.
+        """
+        if sum(self.sizes) > len(labels):
+            raise ValueError(
+                f"num_train + num_valid + num_test: expected at most {len(labels)}, "
+                f"got {sum(self.sizes)}"
+            )
+        return cut(rng, len(labels), self.sizes)
+
+    def _load(self) -> tuple[Bytes, NDArray[np.int64]]:
+        if self.verify:
+            return _verified(self.data.name, self.root, self.download)
+        return _parsed(self.data, root=self.root, verify=False)
 
 
 class FashionMNIST(IdxTask):
@@ -103,40 +126,37 @@ class MNIST(IdxTask):
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, root: str, download: bool) -> tuple[Bytes, NDArray[np.int64]]:
-    """8-bit pixels (70000, 784) and labels, not to be written to."""
+def _verified(name: str, root: str, download: bool) -> tuple[Bytes, NDArray[np.int64]]:
+    """A set by name, not to be written to; wherever it is found it is the same."""
     data = next(one for one in files.KNOWN if one.name == name)
-
-    def parsed(file: str) -> NDArray[np.uint8]:
-        return parse_idx(read(data, f"{file}.gz", root=root, download=download))
-
-    images = [parsed(f"{part}-images-idx3-ubyte") for part, _ in _PARTS]
-    pixels = np.concatenate(images).reshape(_TOTAL, _SIDE * _SIDE)
-    labels = np.concatenate([parsed(f"{part}-labels-idx1-ubyte") for part, _ in _PARTS])
-    classes = labels.astype(np.int64)
-    for array in (pixels, classes):
+    found = _parsed(data, root=root, download=download)
+    for array in found:
         array.flags.writeable = False
-    return pixels, classes
+    return found
 
 
-def example_options(data: files.DataSet) -> dict[str, int]:
-    """Options of a small task for the conformance checks.
-
-    Raises:
-        NotApplicable: the files are not on this machine, and checks download nothing.
-    """
-    if not is_here(data):
-        from flowzoo.testing import NotApplicable
-
-        raise NotApplicable(f"the files of {data.name} are not on this machine")
-    return {"num_train": 300, "num_valid": 100, "num_test": 100}
-
-
-def fashion_mnist_options(folder: Path) -> dict[str, int]:
-    """``example_options`` of Fashion-MNIST."""
-    return example_options(files.FASHION_MNIST)
+def _parsed(data: files.DataSet, **where: Any) -> tuple[Bytes, NDArray[np.int64]]:
+    """8-bit pixels (N, 784) and labels (N,), the training set first."""
+    images, labels = [], []
+    for part in _PARTS:
+        images.append(parse_idx(read(data, f"{part}-images-idx3-ubyte.gz", **where)))
+        labels.append(parse_idx(read(data, f"{part}-labels-idx1-ubyte.gz", **where)))
+        shape = (len(labels[-1]), _SIDE, _SIDE)
+        if images[-1].shape != shape or labels[-1].ndim != 1:
+            raise ValueError(
+                f"{data.name}: expected {part} images {shape}, one a label, got {images[-1].shape}"
+            )
+    pixels = np.concatenate(images).reshape(-1, _SIDE * _SIDE)
+    return pixels, np.concatenate(labels).astype(np.int64)
 
 
-def mnist_options(folder: Path) -> dict[str, int]:
-    """``example_options`` of MNIST."""
-    return example_options(files.MNIST)
+def example_options(folder: Path) -> dict[str, Any]:
+    """Options of a small task for the conformance checks, on files of noise in ``folder``."""
+    rng = np.random.default_rng(0)
+    for part, num in zip(_PARTS, (150, 50), strict=True):
+        images = rng.integers(0, 256, (num, _SIDE, _SIDE), dtype=np.uint8)
+        labels = rng.integers(0, 10, num, dtype=np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (folder / f"{part}-{name}-ubyte").write_bytes(format_idx(array))
+    sizes = {"num_train": 120, "num_valid": 40, "num_test": 40}
+    return {**sizes, "root": str(folder), "verify": False}

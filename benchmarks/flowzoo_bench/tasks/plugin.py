@@ -122,14 +122,14 @@ MNIST = _image(
     "70,000 handwritten digits, 28 x 28, dequantised",
     "mnist:MNIST",
     (1, 28, 28),
-    check_options="flowzoo_bench.tasks.mnist:mnist_options",
+    check_options="flowzoo_bench.tasks.mnist:example_options",
 )
 FASHION_MNIST = _image(
     "fashion-mnist",
     "70,000 articles of clothing, 28 x 28, dequantised",
     "mnist:FashionMNIST",
     (1, 28, 28),
-    check_options="flowzoo_bench.tasks.mnist:fashion_mnist_options",
+    check_options="flowzoo_bench.tasks.mnist:example_options",
     paper="Fashion-MNIST: a Novel Image Dataset (Xiao, Rasul, Vollgraf, 2017)",
 )
 PATCHES = _image(
