@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowzoo_bench.cache import CACHE_VARIABLE
 from flowzoo_bench.data import fetch
 from flowzoo_bench.data.fetch import DataNotFoundError, read
-from flowzoo_bench.data.files import FASHION_MNIST, MNIST, DataSet, File
-from flowzoo_bench.data.idx import parse_idx
+from flowzoo_bench.data.files import KNOWN, MNIST, DataSet, File
+from flowzoo_bench.data.idx import format_idx, parse_idx
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 CONTENT = bytes([0, 0, 8, 3]) + struct.pack(">3I", *PIXELS.shape) + PIXELS.tobytes()
@@ -46,7 +47,8 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        serve = self._http.serve_forever
+        threading.Thread(target=serve, args=(0.01,), daemon=True).start()  # ends at once
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def close(self) -> None:
@@ -65,11 +67,11 @@ def server() -> Iterator[Server]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees the machine's own cache, or FLOWZOO_DATA."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(fetch, "cache_folder", lambda: folder)
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     monkeypatch.delenv(fetch.DATA_VARIABLE, raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return folder
+    return folder / "data"
 
 
 def data_set(*urls: str, sha256: str | None = None, packaged: tuple[str, ...] = ()) -> DataSet:
@@ -140,7 +142,45 @@ def test_a_damaged_file_is_said_to_be(tmp_path: Path, content: bytes) -> None:
     (tmp_path / NAME).write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match="expected content of sha256"):
         read(data_set(), NAME, root=tmp_path, download=True)
-    (tmp_path / NAME).write_bytes(gzip.compress(CONTENT)[:-9])
+
+
+def test_files_of_another_known_set_are_passed_by(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sets have files of the same names; one of them lies in the folder itself."""
+    other = CONTENT[:-1] + b"?"
+    known = DataSet("other", (File(NAME, (), hashlib.sha256(other).hexdigest()),))
+    monkeypatch.setattr(fetch, "KNOWN", (known,))
+    (tmp_path / NAME).write_bytes(gzip.compress(other))
+    server.pages["/good"] = gzip.compress(CONTENT)
+    assert read(known, NAME, root=tmp_path) == other
+    with pytest.raises(DataNotFoundError, match="is not on this machine"):
+        read(data_set(), NAME, root=tmp_path)
+    data = data_set(f"{server.url}/good")
+    assert read(data, NAME, root=tmp_path, download=True) == CONTENT
+
+
+def test_unverified_files_come_from_the_folder_that_is_named(tmp_path: Path, cache: Path) -> None:
+    (cache / "tiny").mkdir(parents=True)
+    (cache / "tiny" / NAME).write_bytes(gzip.compress(CONTENT))
+    for root in ("", None):
+        with pytest.raises(ValueError, match="root: expected a folder"):
+            read(data_set(), NAME, root=root, verify=False)
+    place = tmp_path / "place"
+    with pytest.raises(DataNotFoundError, match="root: expected a folder with"):
+        read(data_set(), NAME, root=place, verify=False)
+    place.mkdir()
+    (place / NAME).write_bytes(b"anything")
+    assert read(data_set(), NAME, root=place, verify=False) == b"anything"
+
+
+@pytest.mark.parametrize("cut", [slice(None, -9), slice(10), slice(2)])
+def test_a_gzip_file_that_is_not_whole_is_said_to_be(tmp_path: Path, cut: slice) -> None:
+    whole = gzip.compress(CONTENT)
+    (tmp_path / NAME).write_bytes(whole[cut])
+    with pytest.raises(ValueError, match="expected a whole gzip file"):
+        read(data_set(), NAME, root=tmp_path)
+    (tmp_path / NAME).write_bytes(whole[:12] + b"\xff\xff\xff" + whole[15:])
     with pytest.raises(ValueError, match="expected a whole gzip file"):
         read(data_set(), NAME, root=tmp_path)
 
@@ -165,10 +205,18 @@ def test_idx_of_any_shape() -> None:
     assert parse_idx(bytes([0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 5])).shape == (0, 5)
 
 
-def test_fashion_mnist_where_the_package_is() -> None:
-    if not Path(FASHION_MNIST.packaged[0]).is_dir():
-        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
-    images = parse_idx(read(FASHION_MNIST, "t10k-images-idx3-ubyte.gz"))
-    labels = parse_idx(read(FASHION_MNIST, "t10k-labels-idx1-ubyte.gz"))
-    assert images.shape == (10_000, 28, 28)
-    assert np.bincount(labels).tolist() == [1000] * 10
+@pytest.mark.parametrize("shape", [(3,), (2, 0), (2, 3, 4)])
+def test_idx_is_written_as_it_is_read(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    content = format_idx(array)
+    assert len(content) == 4 + 4 * len(shape) + array.size
+    np.testing.assert_array_equal(parse_idx(content), array)
+    assert format_idx(PIXELS) == CONTENT
+
+
+def test_every_known_file_says_where_it_comes_from() -> None:
+    for data in KNOWN:
+        assert len({file.sha256 for file in data.files}) == len(data.files) == 4
+        for file in data.files:
+            assert len(file.sha256) == 64 and file.urls
+            assert all(url.endswith(f"/{file.name}") for url in file.urls)

@@ -177,7 +177,7 @@ def test_other_files_are_other_data(tmp_path):
 
 
 def test_without_the_files_an_error_says_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowzoo_bench.data.fetch.cache_folder", lambda: tmp_path)
+    monkeypatch.setenv("FLOWZOO_CACHE", str(tmp_path))
     monkeypatch.delenv("FLOWZOO_DATA", raising=False)
     mnist_module._verified.cache_clear()
     task = MNIST()  # needs no files

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from flowzoo_bench.cache import cache_folder
 from flowzoo_bench.data.files import KNOWN, DataSet, File
 
 DATA_VARIABLE = "FLOWZOO_DATA"
@@ -60,19 +61,12 @@ def read(
     return _download(data, file)
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    import pooch
-
-    return Path(pooch.os_cache("flowzoo"))
-
-
 def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
     for given in (root, os.environ.get(DATA_VARIABLE)):
         if given:
             place = Path(given).expanduser()
             yield from (place / data.name, place)
-    yield cache_folder() / data.name
+    yield cache_folder() / "data" / data.name
     yield from map(Path, data.packaged)
 
 
@@ -133,7 +127,7 @@ def _download(data: DataSet, file: File) -> bytes:
     """Fetch from the first mirror that has the right bytes; nothing else stays in the cache."""
     import pooch
 
-    folder = cache_folder() / data.name
+    folder = cache_folder() / "data" / data.name
     failures = []
     for url in file.urls:
         arriving = f"{file.name}.{os.getpid()}.part"  # others may be fetching it as well

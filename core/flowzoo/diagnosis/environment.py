@@ -24,6 +24,7 @@ VARIABLES: Mapping[str, str] = {
     "FLOWZOO_TRACEBACK": "1 shows where an error of the command came from",
     "FLOWZOO_CHECKPOINT_SECONDS": "training time between two checkpoints of a bench",
     "FLOWZOO_DATA": "folder of data sets, looked into before any other",
+    "FLOWZOO_CACHE": "folder of what runs share: downloads, trained feature networks",
     "FLOWZOO_PARENT_PIPE": "ties a bench's worker to its bench",
 }
 """What reads the environment, and why."""
