@@ -66,10 +66,11 @@ def main(
     if min(rounds, batch, threads) < 1 or not seconds > 0:
         raise typer.BadParameter("expected rounds, batch, threads >= 1 and seconds > 0")
     torch.set_num_threads(threads)
+    load = f"load average before the run {os.getloadavg()[0]:.2f}"
     header = (
         f"torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"{platform.machine()}, float32, batch {batch}; forward and backward, CPU time, median of {rounds} "
-        f"interleaved rounds; load average before the run {os.getloadavg()[0]:.2f}"
+        f"{platform.machine()}, float32, batch {batch}; forward and backward, CPU time, "
+        f"median of {rounds} interleaved rounds; {load}"
     )
     sizes = [(features, latent) for features in FEATURES for latent in LATENT if latent < features]
     rows = []
