@@ -108,7 +108,7 @@ def _embeddings(trained: Trained, spec: RunSpec) -> Arrays:
     embed = trained.embed
 
     def latent(x: Tensor) -> Tensor:
-        return torch.cat([embed(part) for part in x.split(_CHUNK)])
+        return torch.cat([embed(x[at : at + _CHUNK]) for at in range(0, len(x), _CHUNK)])
 
     return {
         "embeddings/classes": trained.labels.test[: spec.num_samples],

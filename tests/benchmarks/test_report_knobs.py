@@ -10,7 +10,7 @@ import pytest
 from flowzoo_bench.metrics.knobs import knob_name
 from flowzoo_bench.report.build import write_report
 from flowzoo_bench.report.knob_curves import knob_curves_figure
-from flowzoo_bench.report.knobs import knob_scores
+from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.load import load_results
 from flowzoo_bench.report.table import is_main, table
 from written import LL, density, put, spec
@@ -68,7 +68,7 @@ def test_scores_are_sorted_by_knob_and_those_without_it_are_levels(out: Path) ->
 
 def test_a_line_is_drawn_with_its_intervals_among_the_levels(out: Path) -> None:
     by_s = knob_scores(table(load_results(out)), "blob")[0]
-    (axes,) = knob_curves_figure("blob", by_s).axes
+    (axes,) = knob_curves_figure("blob", [by_s]).axes
     (bars,) = axes.containers
     assert list(bars.lines[0].get_xdata()) == [0.0, 0.2, 1.0]
     assert list(bars.lines[0].get_ydata()) == [4.5, 5.5, 9.5]
@@ -95,17 +95,28 @@ def test_scores_that_are_no_numbers_leave_gaps(tmp_path: Path) -> None:
     put(tmp_path, spec("A", 0), score(None), score(1.0, noise_scale=0.0), status="non_finite")
     put(tmp_path, spec("B", 0), score(None, noise_scale=0.0), status="non_finite")
     (scores,) = knob_scores(table(load_results(tmp_path)), "blob")
-    (axes,) = knob_curves_figure("blob", scores).axes
+    (axes,) = knob_curves_figure("blob", [scores]).axes
     assert [list(bars.lines[0].get_xdata()) for bars in axes.containers] == [[0.0]]
     put(tmp_path / "none", spec("B", 0), score(None, noise_scale=0.0), status="non_finite")
     (scores,) = knob_scores(table(load_results(tmp_path / "none")), "blob")
-    assert knob_curves_figure("blob", scores) is None
+    assert knob_curves_figure("blob", [scores]) is None
+
+
+def test_a_method_has_one_colour_in_all_panels(tmp_path: Path) -> None:
+    other = {"name": knob_name("coverage", noise_scale=0.0), "value": 1.0}
+    put(tmp_path, spec("A", 0), score(1.0, noise_scale=0.0))
+    put(tmp_path, spec("B", 0), score(2.0, noise_scale=0.0), other)
+    (together,) = by_setting(knob_scores(table(load_results(tmp_path)), "blob"))
+    distance, coverage = knob_curves_figure("blob", together).axes
+    assert (distance.get_title(), coverage.get_title()) == (FD, "coverage")
+    a, b = (bars.lines[0].get_color() for bars in distance.containers)
+    assert a != b and [bars.lines[0].get_color() for bars in coverage.containers] == [b]
 
 
 def test_the_page_has_knobs_in_tables_of_their_own(out: Path) -> None:
     write_report(out)
     page = (out / "table.md").read_text("utf-8")
-    main, *small = page[page.index("## blob") :].split(f"`{FD}` against ")
+    main, *small = page[page.index("## blob") :].split("Against the ")
     header = next(line for line in main.splitlines() if line.startswith("| method"))
     assert FD in header and "s=0.2" not in page and "t=2" not in page
     assert "test_bits_per_dim (bits/dim at 3 bits)" in header
@@ -114,21 +125,20 @@ def test_the_page_has_knobs_in_tables_of_their_own(out: Path) -> None:
     cells = dict(zip(header.split(" | "), real.split(" | "), strict=True))
     assert cells[FD].startswith("0.500")
     assert [text.partition(":")[0] for text in small] == [
-        "the noise scale s",
-        "the noise scale s at t = 2",
-        "the temperature t",
+        "noise scale s",
+        "noise scale s at t = 2",
+        "temperature t",
     ]
-    assert "| method | s = 0 | s = 0.2 | s = 1 | any s |" in small[0]
-    assert "| NF |  |  |  | 7 ± 0 |" in small[0]
-    (nif,) = [line for line in small[0].splitlines() if line.startswith("| NIF |")]
-    assert [cell.split(" ")[0] for cell in nif.split(" | ")[1:4]] == ["4.500", "5.500", "9.500"]
+    assert "| metric | method | s = 0 | s = 0.2 | s = 1 | any s |" in small[0]
+    assert f"| {FD} | NF |  |  |  | 7 ± 0 |" in small[0]
+    (nif,) = [line for line in small[0].splitlines() if "| NIF |" in line]
+    assert [cell.split(" ")[0] for cell in nif.split(" | ")[2:5]] == ["4.500", "5.500", "9.500"]
     text = (out / "table.csv").read_text("utf-8")
     assert f"blob,NIF,{FD}[s=0.2],5.5," in text and ",bits/dim at 3 bits\n" in text
-    slug = "blob-frechet-distance-classifier-a1b2-vs"
     assert {path.name for path in (out / "figures").iterdir()} == {
-        f"{slug}-noise-scale.png",
-        f"{slug}-noise-scale-t-2.png",
-        f"{slug}-temperature.png",
+        "blob-scores-vs-noise-scale.png",
+        "blob-scores-vs-noise-scale-t-2.png",
+        "blob-scores-vs-temperature.png",
     }
 
 

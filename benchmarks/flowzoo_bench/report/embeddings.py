@@ -45,7 +45,9 @@ def embeddings_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any
         for label in np.unique(classes):
             points = plane[known & (classes == label)]
             colour = f"C{int(label) % 10}"
-            axes.scatter(*points.T, s=3.0, color=colour, linewidths=0, label=str(int(label)))
+            axes.scatter(
+                points[:, 0], points[:, 1], s=3.0, color=colour, linewidths=0, label=str(int(label))
+            )
         if not known.all():
             note = f"{1 - known.mean():.1%} not finite"
             axes.text(0.02, 0.02, note, transform=axes.transAxes, fontsize=6)

@@ -14,7 +14,7 @@ from flowzoo_bench.records import ARRAYS, DataInfo
 from flowzoo_bench.report.embeddings import embeddings_figure
 from flowzoo_bench.report.knob_curves import knob_curves_figure
 from flowzoo_bench.report.knob_samples import knob_samples_figure
-from flowzoo_bench.report.knobs import knob_scores
+from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.learning import learning_figure
 from flowzoo_bench.report.load import Results, Run, files_of
 from flowzoo_bench.report.rows_drawn import (
@@ -59,9 +59,9 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
         for option in dict.fromkeys(point.option for point in results.sweeps.values()):
             draw = partial(sweep_figure, results, rows, task, option)
             folder.draw(task, f"sweep-{_slug(option)}", draw)
-        for scores in knob_scores(rows, task):
-            kind = _slug(f"{scores.metric} vs {scores.knob} {scores.fixed}")
-            folder.draw(task, kind, partial(knob_curves_figure, task, scores))
+        for measured in by_setting(knob_scores(rows, task)):
+            kind = _slug(f"scores vs {measured[0].knob} {measured[0].fixed}")
+            folder.draw(task, kind, partial(knob_curves_figure, task, measured))
     return folder.problems
 
 

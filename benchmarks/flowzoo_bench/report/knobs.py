@@ -57,6 +57,14 @@ def knob_scores(rows: Sequence[TableRow], task: str) -> list[KnobScores]:
     return found
 
 
+def by_setting(measured: Iterable[KnobScores]) -> list[list[KnobScores]]:
+    """Metrics against the same knob, the other held at the same value, together."""
+    groups: dict[tuple[str, str], list[KnobScores]] = {}
+    for scores in measured:
+        groups.setdefault((scores.symbol, scores.fixed), []).append(scores)
+    return list(groups.values())
+
+
 def _scores(
     into: KnobScores,
     measured: Iterable[tuple[dict[str, float], TableRow]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from flowzoo_bench.report.knobs import knob_scores
+from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.load import Results
 from flowzoo_bench.report.table import HEADLINE, ORACLE, REAL, TableRow, is_main, too_good
 
@@ -192,23 +192,29 @@ def _learned_surfaces(found: Sequence[TableRow], rows: Sequence[TableRow]) -> li
 
 
 def _by_knob(task: str, rows: Sequence[TableRow]) -> list[str]:
-    """Scores of samples against the knob that was turned, a small table each."""
+    """Scores of samples against the knob that was turned, a table a setting of the other."""
     lines: list[str] = []
-    for scores in knob_scores(rows, task):
-        fixed = f" at {scores.fixed}" if scores.fixed else ""
-        lines += [f"`{scores.metric}` against the {scores.knob} {scores.symbol}{fixed}:", ""]
-        values = scores.values
-        level = [f"any {scores.symbol}"] if scores.levels else []
-        body = [
-            [f"*{method}*" if method == REAL else method, *("" for _ in values), _number(row)]
-            for method, row in scores.levels.items()
-        ]
-        body += [
-            [method, *(_number(line.get(value)) for value in values), *("" for _ in level)]
-            for method, line in scores.lines.items()
-        ]
-        head = ["method", *(f"{scores.symbol} = {value:g}" for value in values), *level]
-        lines += [*_table(head, body), ""]
+    for measured in by_setting(knob_scores(rows, task)):
+        knob, symbol, fixed = measured[0].knob, measured[0].symbol, measured[0].fixed
+        lines += [f"Against the {knob} {symbol}{f' at {fixed}' if fixed else ''}:", ""]
+        values = sorted({value for scores in measured for value in scores.values})
+        body: list[list[str]] = []
+        for scores in measured:
+            body += [
+                [
+                    scores.metric,
+                    f"*{method}*" if method == REAL else method,
+                    *("" for _ in values),
+                    _number(row),
+                ]
+                for method, row in scores.levels.items()
+            ]
+            body += [
+                [scores.metric, method, *(_number(line.get(value)) for value in values), ""]
+                for method, line in scores.lines.items()
+            ]
+        named = [f"{symbol} = {value:g}" for value in values]
+        lines += [*_table(["metric", "method", *named, f"any {symbol}"], body), ""]
     return lines
 
 
