@@ -50,7 +50,7 @@ class ManifoldTask(Task):
         *,
         dimension: int = 2,
         features: int = 16,
-        noise: float = 0.01,
+        noise: float = 0.05,
         manifold_seed: int = 0,
         num_train: int = 10000,
         num_valid: int = 2500,
@@ -174,15 +174,16 @@ class LinearManifold(ManifoldTask):
 
 
 class CurvedManifold(ManifoldTask):
-    r"""The graph of d standard normal coordinates under sines, rotated.
+    r"""The graph of d standard normal coordinates under waves, rotated.
 
-    .. math:: S(u, v) = (u, v + g(u)), \qquad g(u) = a\, B \sin(W u + \phi)
+    .. math:: S(u, v) = (u, v + g(u)), \qquad g(u) = a\, B \cos(W u + \phi)
 
-    with m = min(2 d, D - d) sines of directions W of random, unequal norms in [0.75, 2.25], random
-    phases, and B of m orthonormal columns. The set spans d + m dimensions: at the defaults the
-    least of their standard deviations is 5 to 15 times the noise (d from 1 to 16, D = 16 and 64),
-    so a principal component analysis takes the manifold for one of dimension d + m. For d = D
-    there is no room to bend, and the set is a round Gaussian.
+    with m = min(d, D - d) waves, W of orthogonal rows with norms in [0.75, 1.25], phases in
+    [-pi/4, pi/4], and B of m orthonormal columns. A wave's variance is mostly not linear in u, so
+    the set spans d + m dimensions: at the defaults the least of their standard deviations is 4
+    times the noise or more (d from 1 to 16, D = 16 and 64), and a principal component analysis
+    takes the manifold for one of dimension d + m. For d = D there is no room to bend, and the set
+    is a round Gaussian.
 
     The noise is bent along with the manifold, so that S keeps its volume; across the manifold its
     standard deviation is ``noise`` at most. The distance to the manifold has no closed form, and
@@ -212,8 +213,8 @@ class CurvedManifold(ManifoldTask):
         *,
         dimension: int = 2,
         features: int = 16,
-        noise: float = 0.01,
-        amplitude: float = 0.5,
+        noise: float = 0.05,
+        amplitude: float = 1.0,
         manifold_seed: int = 0,
         num_train: int = 10000,
         num_valid: int = 2500,
@@ -237,19 +238,17 @@ class CurvedManifold(ManifoldTask):
 
     def _shape(self, rng: Generator) -> None:
         room = self.features - self.dimension
-        sines = min(2 * self.dimension, room)
-        directions = rng.standard_normal((sines, self.dimension))
-        directions *= (0.75 + 1.5 * rng.random((sines, 1))) / np.linalg.norm(
-            directions, axis=1, keepdims=True
-        )
+        waves = min(self.dimension, room)
+        axes = np.linalg.qr(rng.standard_normal((self.dimension, waves)))[0].T
+        directions = (0.75 + 0.5 * rng.random((waves, 1))) * axes
         self._directions = torch.as_tensor(directions)
-        self._phases = torch.as_tensor(rng.uniform(-pi, pi, sines))
-        self._mixing = torch.as_tensor(np.linalg.qr(rng.standard_normal((room, sines)))[0])
+        self._phases = torch.as_tensor(rng.uniform(-pi / 4, pi / 4, waves))
+        self._mixing = torch.as_tensor(np.linalg.qr(rng.standard_normal((room, waves)))[0])
 
     def _graph(self, u: Tensor) -> Tensor:
         """g(u), (N, D - d)."""
-        sines = torch.sin(u @ self._directions.T + self._phases)
-        return self.amplitude * sines @ self._mixing.T
+        waves = torch.cos(u @ self._directions.T + self._phases)
+        return self.amplitude * waves @ self._mixing.T
 
     def _bend(self, y: Tensor) -> Tensor:
         u, v = y[:, : self.dimension], y[:, self.dimension :]

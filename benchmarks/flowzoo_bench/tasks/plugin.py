@@ -105,7 +105,7 @@ LINEAR_MANIFOLD = PluginSpec(
 CURVED_MANIFOLD = PluginSpec(
     "task",
     "curved-manifold",
-    "Sines over a plane of any dimension, with noise around them",
+    "Waves over a plane of any dimension, with noise around them",
     "flowzoo_bench.tasks.manifolds:CurvedManifold",
     capabilities={"features": None, "oracle": True, "support": False, "real": False},
     check_options=_SMALL_MANIFOLD,
