@@ -34,7 +34,7 @@ class EmbeddingSeparability(Metric):
         ValueError: an option is not a positive integer.
     """
 
-    def __init__(self, *, k: int = 5, max_train: int = 20_000, max_test: int = 5_000) -> None:
+    def __init__(self, *, k: int = 5, max_train: int = 10_000, max_test: int = 2_500) -> None:
         self.k = check_positive("k", k)
         self.max_train = check_positive("max_train", max_train)
         self.max_test = check_positive("max_test", max_test)

@@ -63,7 +63,7 @@ class ImageClassifier(nn.Module):
 
 
 def fit_classifier(
-    images: Tensor, labels: Tensor, shape: tuple[int, int, int], classes: int
+    levels: Tensor, labels: Tensor, shape: tuple[int, int, int], num_levels: int
 ) -> ImageClassifier:
     """Train on the CPU with a fixed seed, by AdamW, one cycle of the learning rate, shifted images.
 
@@ -71,27 +71,32 @@ def fit_classifier(
     border repeated. About 20 seconds of one core at 28 x 28 pixels.
 
     Args:
-        images: (N, C H W) float32 in [0, 1], N >= 2.
-        labels: (N,) int64 in [0, classes).
+        levels: whole numbers in [0, num_levels), (N, C H W) of any dtype, N >= 2.
+        labels: (N,) int64 >= 0; there are as many classes as the largest says.
         shape: (C, H, W).
-        classes: how many.
+        num_levels: at least 2.
 
     Raises:
-        ValueError: fewer than two images, or a shape or number of classes too small.
+        ValueError: fewer than two images or classes, or too small a shape.
     """
-    if len(images) < 2:
-        raise ValueError(f"images: expected at least 2, got {len(images)}")
+    if len(levels) < 2:
+        raise ValueError(f"levels: expected at least 2 images, got {len(levels)}")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(_SEED)  # the initial weights
-        network = ImageClassifier(shape, classes)
-        _train(network.to(memory_format=torch.channels_last), images, labels)
+        network = ImageClassifier(shape, int(labels.max()) + 1)
+        _train(network.to(memory_format=torch.channels_last), levels, labels, num_levels)
     return network.eval().requires_grad_(False)
 
 
-def _train(network: ImageClassifier, images: Tensor, labels: Tensor) -> None:
+def brightness(levels: Tensor, num_levels: int) -> Tensor:
+    """Levels as the classifier takes them: float32 in [0, 1]."""
+    return levels.to(torch.float32) / (num_levels - 1)
+
+
+def _train(network: ImageClassifier, levels: Tensor, labels: Tensor, num_levels: int) -> None:
     generator = torch.Generator().manual_seed(_SEED)
-    batch = min(_BATCH, len(images))
-    steps = min(_STEPS, _EPOCHS * (len(images) // batch))
+    batch = min(_BATCH, len(levels))
+    steps = min(_STEPS, _EPOCHS * (len(levels) // batch))
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY
     )
@@ -102,9 +107,10 @@ def _train(network: ImageClassifier, images: Tensor, labels: Tensor) -> None:
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         if len(order) < batch:  # rows left over by a pass wait for another order
-            order = torch.randperm(len(images), generator=generator)
+            order = torch.randperm(len(levels), generator=generator)
         chosen, order = order[:batch], order[batch:]
-        shifted = _shifted(images[chosen], network.shape, generator)
+        images = brightness(levels[chosen], num_levels)
+        shifted = _shifted(images, network.shape, generator)
         loss = functional.cross_entropy(network(shifted), labels[chosen])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

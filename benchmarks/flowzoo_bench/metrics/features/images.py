@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.interfaces.metric import Trained
-from flowzoo_bench.metrics.features.classifier import FEATURES, ImageClassifier
+from flowzoo_bench.metrics.features.classifier import FEATURES, ImageClassifier, brightness
 from flowzoo_bench.metrics.features.store import stored_classifier, weight_hash
 
 _ROWS = 500  # that go through the network at once
@@ -56,7 +56,9 @@ class ImageFeatures:
         apart = torch.arange(len(rows)) % _HELD_APART == _HELD_APART - 1
         if task.levels < 2 or len(rows) < _HELD_APART or len(labels[~apart].unique()) < 2:
             return None
-        levels = to_levels(rows[~apart], task.levels)
+        small = torch.uint8 if task.levels <= 256 else torch.int32
+        chosen = (~apart).nonzero()[:, 0].split(_ROWS)  # in parts: the set may be large
+        levels = torch.cat([to_levels(rows[part], task.levels).to(small) for part in chosen])
         network = stored_classifier(levels, labels[~apart], task.shape, task.levels)
         return cls(network, task.levels, weight_hash(network), rows[apart], labels[apart])
 
@@ -65,15 +67,15 @@ class ImageFeatures:
 
         Both NaN in rows that are not finite.
         """
-        levels = to_levels(x.to("cpu", torch.float64), self.levels)
-        images = (levels / (self.levels - 1)).to(torch.float32)
-        features = torch.empty(len(x), FEATURES)
-        for index in range(0, len(x), _ROWS):
-            with torch.no_grad():
-                features[index : index + _ROWS] = self.network.features(
-                    images[index : index + _ROWS]
-                )
-        features[~torch.isfinite(images).all(dim=1)] = nan  # a maximum may have dropped it
+        found = [self._part(part) for part in torch.split(x.to("cpu", torch.float64), _ROWS)]
+        features = torch.cat([torch.empty(0, FEATURES), *found])
         with torch.no_grad():
             logits: Tensor = self.network.head(features)
         return features.to(torch.float64), logits.to(torch.float64)
+
+    def _part(self, x: Tensor) -> Tensor:
+        levels = to_levels(x, self.levels)
+        with torch.no_grad():
+            features = self.network.features(brightness(levels, self.levels))
+        # a maximum over pixels may have dropped the NaN
+        return torch.where(torch.isfinite(levels).all(dim=1, keepdim=True), features, nan)

@@ -32,7 +32,7 @@ def stored_classifier(
     be kept, it is trained anew, with a warning.
 
     Args:
-        levels: (N, C H W), whole numbers in [0, num_levels).
+        levels: whole numbers in [0, num_levels), (N, C H W) of an integer dtype.
         labels: (N,) int64 >= 0.
         shape: (C, H, W).
         num_levels: at least 2.
@@ -45,8 +45,7 @@ def stored_classifier(
         with _claimed(path):
             network = _loaded(path, shape, classes)
             if network is None:
-                images = levels.to(torch.float32) / (num_levels - 1)
-                network = fit_classifier(images, labels, shape, classes)
+                network = fit_classifier(levels, labels, shape, num_levels)
                 _keep(path, network)
     _recent[key] = network
     while len(_recent) > _HELD:
@@ -63,9 +62,10 @@ def weight_hash(network: ImageClassifier) -> str:
 
 
 def _key(levels: Tensor, labels: Tensor, shape: tuple[int, int, int], num_levels: int) -> str:
-    found = hashlib.sha256(repr((RECIPE, tuple(levels.shape), shape, num_levels)).encode())
+    head = (RECIPE, tuple(levels.shape), str(levels.dtype), shape, num_levels)
+    found = hashlib.sha256(repr(head).encode())
     for values in (levels, labels):
-        found.update(values.to("cpu", torch.int32).contiguous().numpy().tobytes())
+        found.update(values.cpu().contiguous().numpy().data)
     return found.hexdigest()[:32]
 
 
