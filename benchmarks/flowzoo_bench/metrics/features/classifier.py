@@ -49,6 +49,8 @@ class ImageClassifier(nn.Module):
             nn.ReLU(),
         )
         self.head = nn.Linear(FEATURES, classes, dtype=dtype)
+        # a third faster on CPUs
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, images: Tensor) -> Tensor:
         """What the last layer sees, (N, 64), of images (N, C H W) float32 in [0, 1]."""
@@ -84,7 +86,7 @@ def fit_classifier(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(_SEED)  # the initial weights
         network = ImageClassifier(shape, int(labels.max()) + 1)
-        _train(network.to(memory_format=torch.channels_last), levels, labels, num_levels)
+        _train(network, levels, labels, num_levels)
     return network.eval().requires_grad_(False)
 
 

@@ -54,12 +54,13 @@ class ImageFeatures:
             return None
         rows, labels = trained.splits.train, trained.labels.train
         apart = torch.arange(len(rows)) % _HELD_APART == _HELD_APART - 1
-        if task.levels < 2 or len(rows) < _HELD_APART or len(labels[~apart].unique()) < 2:
+        classes = labels[~apart]
+        if task.levels < 2 or len(rows) < _HELD_APART or bool((classes == classes[0]).all()):
             return None
         small = torch.uint8 if task.levels <= 256 else torch.int32
-        chosen = (~apart).nonzero()[:, 0].split(_ROWS)  # in parts: the set may be large
+        chosen = torch.split((~apart).nonzero()[:, 0], _ROWS)  # in parts: the set may be large
         levels = torch.cat([to_levels(rows[part], task.levels).to(small) for part in chosen])
-        network = stored_classifier(levels, labels[~apart], task.shape, task.levels)
+        network = stored_classifier(levels, classes, task.shape, task.levels)
         return cls(network, task.levels, weight_hash(network), rows[apart], labels[apart])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def _loaded(path: Path, shape: tuple[int, int, int], classes: int) -> ImageClass
     except (ValueError, RuntimeError) as error:
         _log.warning("classifier: %s cannot be read and is trained again: %s", path, error)
         return None
-    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def _keep(path: Path, network: ImageClassifier) -> None:
