@@ -128,6 +128,9 @@ def test_what_is_not_finite_or_not_there():
     assert isnan(got.value) and not isnan(got.reference)
     assert EmbeddingSeparability().compute(trained(None)) == []
     assert EmbeddingSeparability().compute(trained(lambda x: x, labels=False)) == []
+    run = trained(lambda x: x)
+    run.labels.test[7] = 3  # a class that no training row has
+    assert EmbeddingSeparability().compute(run) == []
     with pytest.raises(ValueError, match="k: expected at most the 500 training rows, got 501"):
         accuracy(lambda x: x, k=501)
     for name in ("k", "max_train", "max_test"):

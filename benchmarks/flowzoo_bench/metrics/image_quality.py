@@ -49,7 +49,8 @@ class ImageQuality(Metric):
     images do, by rounding down and clamping. As many samples as test rows are compared: the
     smallest of ``num_samples`` and the numbers of test and validation rows. Every ``reference`` is
     the same number for validation images in the place of samples: the floor, or the ceiling, for
-    real images.
+    real images. Where validation and test images show different scenes it says how far apart these
+    are, and samples that resemble the training scenes may be nearer.
 
     * ``frechet_distance[classifier]``: of Gaussians with the features' moments.
     * ``kernel_distance[classifier]``: squared maximum mean discrepancy, cubic kernel, unbiased,
