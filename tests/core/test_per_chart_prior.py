@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from flowzoo.priors import NoisyInjectiveGaussian, Product, StandardNormal, UniformBall
-from flowzoo.priors.per_chart import PerChart
+from flowzoo.priors import (
+    NoisyInjectiveGaussian,
+    PerChart,
+    Product,
+    StandardNormal,
+    UniformBall,
+)
 
 F64 = torch.float64
 K = 3

@@ -9,6 +9,7 @@ from typing import Any
 from flowzoo.interfaces import Prior
 from flowzoo.options import check_options
 from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian as NoisyInjectiveGaussian
+from flowzoo.priors.per_chart import PerChart as PerChart
 from flowzoo.priors.product import Product as Product
 from flowzoo.priors.standard_normal import StandardNormal as StandardNormal
 from flowzoo.priors.uniform_ball import UniformBall as UniformBall

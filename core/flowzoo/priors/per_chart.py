@@ -30,7 +30,7 @@ class PerChart(nn.Module):
         ValueError: no parts, conditional ones, ones without parameters or of different shapes.
 
     Example:
-        >>> from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian
+        >>> from flowzoo.priors import NoisyInjectiveGaussian
         >>> prior = PerChart([NoisyInjectiveGaussian(3, latent_features=1) for _ in range(4)])
         >>> prior.log_prob(torch.zeros(2, 3), torch.tensor([0, 3])).shape
         torch.Size([2])

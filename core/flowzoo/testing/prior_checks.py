@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def seeds(subject: Subject) -> None:
             draw = partial(_drawn, prior, None if pinned is None else pinned.expand(4000, -1))
             require(torch.equal(draw(1), draw(1)), "sample: one seed gives two results")
             require(not torch.equal(draw(1), draw(2)), "sample: ignores the generator")
-            knobs = {"temperature": 0.5}
+            knobs: dict[str, Any] = {"temperature": 0.5}
             if prior.noise_features != prior.features:
                 knobs["noise_scale"] = 0.5
                 bare = draw(1, noise_scale=0.0)

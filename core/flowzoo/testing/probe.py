@@ -51,7 +51,8 @@ def _ask_flow(flow: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _ask_prior(prior: Any, inputs: Inputs) -> dict[str, Tensor]:
-    z, context = inputs["z"], inputs["context"]
+    z: Any = inputs["z"]
+    context = inputs["context"]
     found = {"log_prob": prior.log_prob(z, context)}
     if context is None:  # which is nothing that from_normal could heed
         width = prior.noise_features

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from flowzoo.interfaces import Prior
 from flowzoo.low_rank import DenseLoading, principal_start
-from flowzoo.priors import NoisyInjectiveGaussian, build_prior
+from flowzoo.priors import NoisyInjectiveGaussian, PerChart, build_prior
 from flowzoo.priors.noisy_injective_gaussian import Embedding
-from flowzoo.priors.per_chart import PerChart
 from flowzoo.training.injective import evaluating
 from flowzoo.validation import check_number
 

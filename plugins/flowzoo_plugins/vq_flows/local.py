@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from flowzoo.interfaces import BaseFlow, Injection, Prior, Step
 from flowzoo.layers import Thickened, surface_log_prob
 from flowzoo.options import options_of
-from flowzoo.priors import Product, StandardNormal
-from flowzoo.priors.per_chart import PerChart
+from flowzoo.priors import PerChart, Product, StandardNormal
 from flowzoo.registry import build_part, load
 from flowzoo_plugins.vq_flows import heads
 from flowzoo_plugins.vq_flows.frames import ChartFrames
