@@ -137,7 +137,7 @@ class LocalFlows(nn.Module):
         Raises:
             TypeError: the base flow is no injection.
         """
-        injection = self._injection()
+        injection, _ = self._injection()
         return injection.reconstruct(x, **self.given(injection, chart, codes))
 
     def surface_log_prob(self, x: Tensor, chart: Tensor, codes: Tensor) -> Tensor:
@@ -146,16 +146,14 @@ class LocalFlows(nn.Module):
         Raises:
             TypeError: the base flow is no injection.
         """
-        injection = self._injection()
-        assert isinstance(self.prior, Product)  # as __init__ makes it for an injection
-        return surface_log_prob(
-            injection, self.prior.part(0), x, **self.given(injection, chart, codes)
-        )
+        injection, prior = self._injection()
+        return surface_log_prob(injection, prior, x, **self.given(injection, chart, codes))
 
-    def _injection(self) -> Injection:
-        if self.thickened is None:
+    def _injection(self) -> tuple[Injection, Prior]:
+        """The base flow as it was given, and the prior of its d columns."""
+        if self.thickened is None or not isinstance(self.prior, Product):
             raise TypeError("base_flow: expected an injection, this flow keeps the dimension")
-        return self.thickened.injection
+        return self.thickened.injection, self.prior.part(0)
 
     def trajectory(self, x: Tensor, chart: Tensor, codes: Tensor) -> list[Tensor]:
         """x after the frame, after each layer of the base flow and after the support map.
