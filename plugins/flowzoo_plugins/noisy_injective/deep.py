@@ -217,10 +217,12 @@ class DeepNIF(Mixture):
     def _weigh(self, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """e (N, K, d) of draws of q(z|y), and log p_z(z) + log p(y|z) - log q(z|y), (N, K)."""
         z, log_ratio = self.injection.invert(y, noise)
-        e, log_abs_det = z.reshape(-1, self.latent_features), 0.0
-        if self.latent_flow is not None:
+        e = z.reshape(-1, self.latent_features)
+        if self.latent_flow is None:
+            log_p = self.latent_prior.log_prob(e)
+        else:
             e, log_abs_det = self.latent_flow.encode(e)
-        log_p = self.latent_prior.log_prob(e) + log_abs_det
+            log_p = self.latent_prior.log_prob(e) + log_abs_det
         return e.reshape(z.shape), log_p.reshape(log_ratio.shape) + log_ratio
 
     def _closed_form(self) -> NoisyInjectiveGaussian | None:
@@ -351,7 +353,9 @@ def build_injection(
             if wanted not in (None, found):
                 raise ValueError(f"injection: expected {name}={wanted}, got {found}")
         return injection
-    options = dict(injection) if isinstance(injection, Mapping) else {"name": injection}
+    options: dict[str, Any] = (
+        dict(injection) if isinstance(injection, Mapping) else {"name": injection}
+    )
     name = options.pop("name", None)
     if name not in _INJECTIONS:
         raise ValueError(

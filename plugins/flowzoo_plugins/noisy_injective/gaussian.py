@@ -52,7 +52,7 @@ class Plane(NoisyInjectiveGaussian):
             return super()._noise(context)
         out = self.net(context)
         shift, change = out[:, : self.features], out[:, self.features :]
-        log_std = self.log_std
+        log_std: Tensor = self.log_std
         if change.shape[1]:
             log_std = log_std + bound_log_scale(change, LOG_SCALE_BOUND)
         return self.bias + shift, log_std.expand(len(out), self.features)
