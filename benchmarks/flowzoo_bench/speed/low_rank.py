@@ -53,7 +53,8 @@ def dense_log_prob(prior: NoisyInjectiveGaussian, y: Tensor) -> Tensor:
     white = torch.linalg.solve_triangular(lower, (y - prior.bias).T, upper=False)
     log_det: Tensor = 2.0 * lower.diagonal().log().sum()
     squares: Tensor = white.square().sum(dim=0)
-    return -0.5 * (squares + log_det + prior.features * _LOG_2PI)
+    log_prob: Tensor = -0.5 * (squares + log_det + prior.features * _LOG_2PI)
+    return log_prob
 
 
 def main(

@@ -58,7 +58,8 @@ class DenseFactor(Factor):
         """See ``Factor.colour``."""
 
         def solve(columns: Tensor, lower: Tensor) -> Tensor:
-            return torch.linalg.solve_triangular(lower.mT, columns, upper=True)
+            solved: Tensor = torch.linalg.solve_triangular(lower.mT, columns, upper=True)
+            return solved
 
         return self._by_rows(solve, noise)
 

@@ -325,7 +325,7 @@ def _noise_scale_works(model: Mixture) -> None:
     def draw(**knobs: float) -> Tensor:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad(), untouched("sample with a noise_scale"):
-            return model.sample(200, generator=generator, **knobs)  # type: ignore[arg-type]
+            return model.sample(200, generator=generator, **knobs)
 
     default, on_manifold = draw(), draw(noise_scale=0.0)
     close(draw(noise_scale=1.0), default, SAME[F64], "noise_scale=1 against none")

@@ -218,7 +218,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
         Raises:
             ValueError: x has the wrong shape, dtype or device.
         """
-        return torch.linalg.vector_norm(x - self.reconstruct(x), dim=1)
+        distance: Tensor = torch.linalg.vector_norm(x - self.reconstruct(x), dim=1)
+        return distance
 
     def intrinsic_dimension(self, threshold: float = 1.0) -> Tensor:
         """Directions of the plane with more than ``threshold`` times the noise's variance, ().
