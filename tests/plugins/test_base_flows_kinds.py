@@ -1,5 +1,6 @@
 """What one kind of base flow does: splines on raw data, exact volume, and what the specs say."""
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,7 @@ import flowzoo_plugins.base_flows.plugin as specs
 from flowzoo.layers import InvertibleBatchNorm, SplineCoupling
 from flowzoo.plugin import PluginSpec
 from flowzoo.priors import build_prior
-from flowzoo.registry import build_part
+from flowzoo.registry import build, build_part
 from flowzoo.training import is_packable
 from flowzoo_plugins.base_flows import GIN, NICE, NSFAutoregressive, NSFCoupling, RealNVP
 from known_flows import F64, Loss, data, log_prob, mass, small, train
@@ -233,3 +234,49 @@ def test_bad_options_are_named(flow_class, options, message):
 
 def test_one_batch_norm_a_layer_stays_for_the_others():
     assert all(len(layer.layers()) == 2 for layer in RealNVP(3, layers=2, hidden=(8,)).layers())
+
+
+@pytest.mark.parametrize("name", ["realnvp", "nsf-coupling"])
+def test_random_halves(name):
+    options = {"features": 8, "layers": 4, "hidden": [8], "normalization": "none"}
+    torch.manual_seed(0)
+    flow = build("base-flow", name, order="random", **options).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(std=0.3)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    step = flow.encode(x)
+    torch.testing.assert_close(flow.decode(step.value).value, x, rtol=1e-6, atol=1e-6)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda r: flow.encode(r[None]).value[0]))(x)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, step.log_abs_det)
+    assert len(flow.layers()) == 4  # one a coupling, with its permutation
+    orders = [b for n, b in flow.named_buffers() if n.endswith("order") and "inverse" not in n]
+    assert len(orders) == 2 and not torch.equal(*orders)
+    # each coupling passes half of the columns, and the next one those that moved
+    for layer in flow.layers():
+        jacobian = torch.func.jacrev(lambda r, f=layer: f.encode(r[None]).value[0])(x[0])
+        passed = ((jacobian == 0) | (jacobian == 1)).all(dim=1)
+        assert int(passed.sum()) == 4
+    with pytest.raises(ValueError, match="order: expected"):
+        build("base-flow", name, order="shuffled", **options)
+
+
+def test_random_halves_can_be_packed():
+    from flowzoo.training import TrainingData, fit, train_pack
+
+    options = {
+        "base_flow": {"name": "realnvp", "layers": 2, "hidden": [8], "order": "random"},
+        "training": {"epochs": 2, "lr": 1e-2, "batch_size": 32},
+    }
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(build("mixture", "global", features=5, **options).double())
+    assert not torch.equal(*(one.base_flow.flows[0].flows[0].flows[0].order for one in models))
+    alone = copy.deepcopy(models)
+    data = [TrainingData(torch.randn(64, 5).double(), torch.randn(32, 5).double()) for _ in models]
+    train_pack(models, data, [1, 2], packed=True)
+    x = torch.randn(9, 5, dtype=torch.float64)
+    for packed, one, rows, seed in zip(models, alone, data, (1, 2), strict=True):
+        fit(one, *rows, seed=seed)
+        torch.testing.assert_close(packed.eval().log_prob(x), one.eval().log_prob(x))

@@ -9,7 +9,7 @@ from flowzoo.interfaces import BaseFlow
 from flowzoo.layers import SplineAutoregressive, SplineCoupling, SplineShape
 from flowzoo.nets import Activation
 from flowzoo.validation import check_positive
-from flowzoo_plugins.base_flows.stack import Normalization, Stack
+from flowzoo_plugins.base_flows.stack import Normalization, Order, Stack, ordered
 
 
 class NSFCoupling(Stack):
@@ -26,6 +26,8 @@ class NSFCoupling(Stack):
         context_features: C; the context enters every net.
         layers: number of couplings.
         hidden: hidden widths of every net.
+        order: which columns pass: "halves", first and last half in turn, or "random", halves
+            drawn anew for each pair of couplings.
         normalization: "batch" or "none".
         momentum: of the batch-norms' running statistics (weight of the new batch).
         activation: activation of the nets.
@@ -52,6 +54,7 @@ class NSFCoupling(Stack):
         context_features: int = 0,
         layers: int = 5,
         hidden: Sequence[int] = (128, 128),
+        order: Order = "halves",
         normalization: Literal["batch", "none"] = "batch",
         momentum: float = 0.1,
         activation: Activation = "relu",
@@ -72,7 +75,9 @@ class NSFCoupling(Stack):
             )
             for index in range(check_positive("layers", layers))
         ]
-        super().__init__(couplings, Normalization(normalization, momentum), normalize_input=True)
+        super().__init__(
+            ordered(couplings, order), Normalization(normalization, momentum), normalize_input=True
+        )
 
 
 class NSFAutoregressive(Stack):

@@ -10,7 +10,7 @@ from flowzoo.layers import AffineCoupling
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND
 from flowzoo.nets import Activation
 from flowzoo.validation import check_positive
-from flowzoo_plugins.base_flows.stack import Normalization, Stack
+from flowzoo_plugins.base_flows.stack import Normalization, Order, Stack, ordered
 
 
 class RealNVP(Stack):
@@ -26,6 +26,8 @@ class RealNVP(Stack):
         context_features: C; the context enters every net.
         layers: number of couplings.
         hidden: hidden widths of every net.
+        order: which columns pass: "halves", first and last half in turn, or "random", halves
+            drawn anew for each pair of couplings.
         normalization: "batch" or "none".
         momentum: of the batch-norm's running statistics (weight of the new batch).
         scale_activation: activation of the scale nets.
@@ -50,6 +52,7 @@ class RealNVP(Stack):
         context_features: int = 0,
         layers: int = 5,
         hidden: Sequence[int] = (128, 128),
+        order: Order = "halves",
         normalization: Literal["batch", "none"] = "batch",
         momentum: float = 0.1,
         scale_activation: Activation = "tanh",
@@ -68,4 +71,4 @@ class RealNVP(Stack):
             )
             for index in range(check_positive("layers", layers))
         ]
-        super().__init__(couplings, Normalization(normalization, momentum))
+        super().__init__(ordered(couplings, order), Normalization(normalization, momentum))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from flowzoo.interfaces import BaseFlow
-from flowzoo.layers import Composition, InvertibleBatchNorm
+from flowzoo.layers import Composition, InvertibleBatchNorm, Permutation
+
+Order = Literal["halves", "random"]
 
 
 class Normalization(NamedTuple):
@@ -14,6 +16,26 @@ class Normalization(NamedTuple):
 
     kind: str
     momentum: float
+
+
+def ordered(couplings: Sequence[BaseFlow], order: Order) -> list[BaseFlow]:
+    """Couplings that each move one half of the columns, in turn.
+
+    With ``random`` every second one shuffles the columns first, once and for all, so that each pair
+    of couplings has halves of its own; columns sorted by importance, as principal components are,
+    then meet one another.
+
+    Raises:
+        ValueError: an unknown order.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"order: expected one of {get_args(Order)}, got {order!r}")
+    if order == "halves":
+        return list(couplings)
+    return [
+        Composition([Permutation(one.features, order="random"), one]) if index % 2 == 0 else one
+        for index, one in enumerate(couplings)
+    ]
 
 
 class Stack(Composition):
