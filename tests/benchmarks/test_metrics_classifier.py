@@ -130,7 +130,7 @@ def test_a_damaged_file_is_replaced(folder, caplog):
 
 
 def test_where_nothing_can_be_kept_it_still_works(folder, caplog):
-    folder.parent.write_text("a file where the folder should be")
+    folder.parent.write_text("a file where the folder should be", encoding="utf-8")
     x, labels = images()
     with caplog.at_level(logging.WARNING):
         network = stored_classifier(x, labels, SHAPE, 8)

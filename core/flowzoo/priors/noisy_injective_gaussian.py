@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces import Prior
+from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale
 from flowzoo.low_rank import DenseLoading, Factor, Loading, build_loading
 from flowzoo.nets import MLP
 from flowzoo.validation import check_context, check_number, check_rows
@@ -54,7 +55,7 @@ class NoisyInjectiveGaussian(Prior):
         noise_std: the standard deviations of the noise to start from.
         learn_noise: False keeps them.
         context_features: columns of a context that b and Sigma depend on, through a network that
-            starts as zero.
+            starts as zero; it moves standard deviations by factors in (e^-5, e^5).
         hidden: widths of that network.
         sample_noise: what ``sample`` adds: ``learned``, Sigma, or ``identity``.
 
@@ -327,5 +328,7 @@ class NoisyInjectiveGaussian(Prior):
             return self.bias, self.log_std.expand(self.features)
         out = self.net(context)
         shift, change = out[:, : self.features], out[:, self.features :]
-        log_std = self.log_std + change if change.shape[1] else self.log_std
+        log_std: Tensor = self.log_std
+        if change.shape[1]:
+            log_std = log_std + bound_log_scale(change, LOG_SCALE_BOUND)
         return self.bias + shift, log_std.expand(len(out), self.features)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from flowzoo.interfaces import Prior
-from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale
 from flowzoo.low_rank import DenseLoading, Loading, principal_start
 from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian, SampleNoise
 from flowzoo.validation import check_context
@@ -19,10 +18,7 @@ _LEAST_NOISE = 0.05  # of a column's variance, at the start
 
 
 class Plane(NoisyInjectiveGaussian):
-    r"""The Gaussian of z and y as a conditional density p(y|z) = N(A z + b, Sigma).
-
-    A context moves b freely and the standard deviations by factors in (e^-5, e^5).
-    """
+    """The Gaussian of z and y as a conditional density p(y|z) = N(A z + b, Sigma)."""
 
     def draw(
         self, z: Tensor, noise: Tensor, noise_scale: float, context: Tensor | None = None
@@ -46,16 +42,6 @@ class Plane(NoisyInjectiveGaussian):
         else:  # a Lambda a row
             around = torch.stack([factor.colour(one) for one in noise.unbind(dim=1)], dim=1)
         return mean[:, None] + around, term
-
-    def _noise(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.net is None or context is None:
-            return super()._noise(context)
-        out = self.net(context)
-        shift, change = out[:, : self.features], out[:, self.features :]
-        log_std: Tensor = self.log_std
-        if change.shape[1]:
-            log_std = log_std + bound_log_scale(change, LOG_SCALE_BOUND)
-        return self.bias + shift, log_std.expand(len(out), self.features)
 
 
 class GaussianInjection(NoisyInjection):
