@@ -89,6 +89,9 @@ def _knobs(trained: Trained, spec: RunSpec) -> Arrays:
     if "noise_scale" in trained.model.capabilities:
         for value in spec.noise_scales:
             arrays[f"noise_scale/{value!r}"] = trained.sample(num, seed, noise_scale=value)
+        for value in spec.temperatures:
+            draw = trained.sample(num, seed, temperature=value, noise_scale=0.0)
+            arrays[f"manifold_temperature/{value!r}"] = draw
     return arrays
 
 

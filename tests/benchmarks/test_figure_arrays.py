@@ -108,6 +108,8 @@ def test_samples_at_two_knobs_differ_by_the_knob_alone() -> None:
     assert torch.allclose(warm[:, 0], 4 * cold[:, 0]) and torch.equal(warm[:, 1], cold[:, 1])
     on, off = got["noise_scale/0.0"], got["noise_scale/1.0"]
     assert torch.equal(on[:, 0], off[:, 0]) and not on[:, 1].any() and off[:, 1].all()
+    cold, warm = got["manifold_temperature/0.5"], got["manifold_temperature/2.0"]
+    assert torch.allclose(warm[:, 0], 4 * cold[:, 0]) and not warm[:, 1].any()
     assert torch.equal(off, got["samples"])  # 1 is the model as it was trained
     assert torch.equal(got["reconstructions"][:, 0], got["data"][:, 0])
 
@@ -115,7 +117,8 @@ def test_samples_at_two_knobs_differ_by_the_knob_alone() -> None:
 def test_only_what_is_asked_for_and_the_model_has() -> None:
     run = trained(Labelled(), Noiseless(3))
     assert set(kept_parts(run, spec())) == {"knobs", "embeddings"}
-    assert not any(name.startswith("noise_scale/") for name in made(run, spec()))
+    own = ("noise_scale/", "manifold_temperature/")
+    assert not any(name.startswith(own) for name in made(run, spec()))
     assert kept_parts(trained(Labelled(), Line(3)), spec(keep=("layers", "model"))) == {}
 
 

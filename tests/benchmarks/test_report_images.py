@@ -172,6 +172,7 @@ def test_a_report_draws_all_that_is_kept(tmp_path: Path, shape: tuple[int, ...] 
         "samples": x.clone(),
         "temperature/2.0": x[:24].clone(),
         "noise_scale/0.0": x[:24].clone(),
+        "manifold_temperature/2.0": x[:24].clone(),
         "reconstructions": x[:24].clone(),
         "embeddings/plane": x[:, :2].contiguous(),
         "embeddings/data_plane": x[:, :2].contiguous(),
@@ -179,6 +180,7 @@ def test_a_report_draws_all_that_is_kept(tmp_path: Path, shape: tuple[int, ...] 
     }
     save_file(arrays, run_folder(tmp_path, run.run_id) / ARRAYS)
     assert write_report(tmp_path).problems == []
-    kinds = ("samples", "temperature", "noise-scale", "reconstructions", "embeddings")
+    kinds = ("samples", "temperature", "manifold-temperature", "noise-scale")
+    kinds += ("reconstructions", "embeddings")
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn == {f"blob-{kind}.png" for kind in kinds}

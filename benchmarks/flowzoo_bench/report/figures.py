@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from flowzoo_bench.records import ARRAYS, DataInfo
 from flowzoo_bench.report.embeddings import embeddings_figure
 from flowzoo_bench.report.knob_curves import knob_curves_figure
-from flowzoo_bench.report.knob_samples import knob_samples_figure
+from flowzoo_bench.report.knob_samples import Knob, knob_samples_figure
 from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.learning import learning_figure
 from flowzoo_bench.report.load import Results, Run, files_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-_KNOBS: tuple[Literal["temperature", "noise_scale"], ...] = ("temperature", "noise_scale")
 
 
 def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
@@ -101,7 +99,7 @@ def _data_figures(
     view = View(next(iter(arrays.values()))["data"], info)
     folder.draw(task, "samples", partial(samples_figure, task, arrays, view))
     folder.draw(task, "charts", partial(charts_figure, task, arrays, view))
-    for knob in _KNOBS:
+    for knob in get_args(Knob):
         kind = knob.replace("_", "-")
         folder.draw(task, kind, partial(knob_samples_figure, task, arrays, view, knob))
     draw = partial(reconstructions_figure, task, arrays, view)

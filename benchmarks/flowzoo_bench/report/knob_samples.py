@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+Knob = Literal["temperature", "manifold_temperature", "noise_scale"]
 _ACROSS, _SIZE = 10, 2.0
-_SYMBOL = {"temperature": "t", "noise_scale": "s"}
+_SYMBOL = {"temperature": "t", "manifold_temperature": "t", "noise_scale": "s"}
+_TITLE = {
+    "temperature": "samples by temperature",
+    "manifold_temperature": "samples on the manifold, by temperature",
+    "noise_scale": "samples by noise scale",
+}
 
 
 def knob_samples_figure(
     task: str,
     held: Mapping[str, Mapping[str, Array]],
     view: View,
-    knob: Literal["temperature", "noise_scale"],
+    knob: Knob,
 ) -> Any | None:
     """A sheet a method with a line of images a value; points: a line a method, a panel a value.
 
@@ -36,7 +42,7 @@ def knob_samples_figure(
     found = {method: dict(sorted(names.items())) for method, names in found.items() if names}
     if not found:
         return None
-    title, symbol = f"{task}: samples by {knob.replace('_', ' ')}", _SYMBOL[knob]
+    title, symbol = f"{task}: {_TITLE[knob]}", _SYMBOL[knob]
     if view.pixels is None:
         values = sorted({value for names in found.values() for value in names})
         none = np.zeros((0, view.width))
