@@ -112,6 +112,20 @@ def test_whitening_is_a_gaussian_with_the_datas_moments():
     assert float(volume[0]) == pytest.approx(float(torch.linalg.slogdet(jacobian).logabsdet))
 
 
+def test_rotation_keeps_distances_and_shares_the_axes_between_halves():
+    x = rows()
+    flow = Whitening(5, unit_variance=False).double()
+    flow.fit(x)
+    z, volume = flow.encode(x)
+    assert not volume.any()
+    torch.testing.assert_close(torch.cdist(z[:20], z[:20]), torch.cdist(x[:20], x[:20]))
+    torch.testing.assert_close(flow.decode(z).value, x)
+    std = z.std(dim=0, correction=0)
+    torch.testing.assert_close(torch.cov(z.T, correction=0), torch.diag(std**2))
+    expected = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0).sqrt()
+    torch.testing.assert_close(std, expected[[0, 2, 4, 1, 3]])
+
+
 def test_whitening_of_constant_columns_is_finite_and_of_no_rows_refused():
     x = torch.cat([rows(50), torch.ones(50, 1, dtype=torch.float64)], dim=1)
     flow = Whitening(6).double()

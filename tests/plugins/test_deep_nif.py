@@ -104,12 +104,12 @@ def test_elbo_without_a_latent_flow_is_the_closed_form():
 
 def test_exact_is_the_dense_gaussian_after_the_flow():
     model = model_of(4, 2, latent_flow="none", frame="pca")
-    model.whitening.fit(moons(100, 4))
+    model.frame.fit(moons(100, 4))
     x = moons(5, 4)
-    y, log_abs_det = model.base_flow.encode(model.whitening.encode(x).value)
+    y, log_abs_det = model.base_flow.encode(model.frame.encode(x).value)
     plane = model.injection.plane
     dense = MultivariateNormal(plane.bias, plane.covariance()).log_prob(y)
-    expected = dense + log_abs_det + model.whitening.log_abs_det
+    expected = dense + log_abs_det + model.frame.log_abs_det
     torch.testing.assert_close(model.log_prob(x), expected)
 
 

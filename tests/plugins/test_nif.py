@@ -55,7 +55,7 @@ def test_density_is_the_change_of_variables_under_the_dense_gaussian():
 def test_density_integrates_to_one(frame):
     flow = model(2, 1, frame=frame)
     if frame == "pca":
-        flow.whitening.fit(rows(50, 2) * 1.5 + 0.5)
+        flow.frame.fit(rows(50, 2) * 1.5 + 0.5)
     axis = torch.linspace(-14.0, 14.0, 700, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():

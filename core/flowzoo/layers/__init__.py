@@ -28,5 +28,6 @@ from flowzoo.layers.volume_preserving_coupling import (
 )
 from flowzoo.layers.whitening import Whitener as Whitener
 from flowzoo.layers.whitening import Whitening as Whitening
+from flowzoo.layers.whitening import principal_rotation as principal_rotation
 from flowzoo.layers.whitening import principal_whitener as principal_whitener
 from flowzoo.layers.whitening import variance_floor as variance_floor

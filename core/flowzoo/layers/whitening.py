@@ -1,4 +1,4 @@
-"""A fixed affine map to uncorrelated columns of unit variance."""
+"""Fixed affine maps to uncorrelated columns, with and without unit variance."""
 
 from __future__ import annotations
 
@@ -58,16 +58,30 @@ def principal_whitener(
     return Whitener(mean, axes / std, std[:, None] * axes.T, -std.log().sum())
 
 
+def principal_rotation(rows: Tensor) -> Whitener:
+    """The principal axes of rows (N, D), float64, unscaled: distances and volumes stay.
+
+    Axes go to the two halves of the columns in turn, from the leading one on, so that couplings by
+    halves have as much of the data on either side.
+    """
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    axes = torch.linalg.eigh(centred.T @ centred / len(rows)).eigenvectors.flip(1)
+    axes = torch.cat([axes[:, 0::2], axes[:, 1::2]], dim=1)
+    return Whitener(mean, axes, axes.T, axes.new_zeros(()))
+
+
 class Whitening(BaseFlow):
-    r"""x to principal components of unit variance; the identity until ``fit``.
+    r"""x to its principal components; the identity until ``fit``.
 
     .. math:: z = (x - \mu) W, \qquad \log|\det dz/dx| = \log|\det W|
 
-    The map is data, not parameters. A standard normal prior behind it alone is the Gaussian with
-    the data's mean and covariance.
+    The map is data, not parameters. With unit variances a standard normal prior behind it alone is
+    the Gaussian with the data's mean and covariance; without, the map is a rotation.
 
     Args:
         features: D.
+        unit_variance: whether the components are scaled; ``principal_rotation`` otherwise.
         shrinkage: share of the mean variance mixed into the covariance, in [0, 1].
 
     Raises:
@@ -85,8 +99,11 @@ class Whitening(BaseFlow):
     colour: Tensor  # (D, D), the inverse of whiten
     log_abs_det: Tensor  # (), log|det whiten|
 
-    def __init__(self, features: int, *, shrinkage: float = 0.0) -> None:
+    def __init__(
+        self, features: int, *, unit_variance: bool = True, shrinkage: float = 0.0
+    ) -> None:
         super().__init__(features)
+        self.unit_variance = unit_variance
         self.shrinkage = check_number("shrinkage", shrinkage, most=1.0)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whiten", torch.eye(features))
@@ -103,7 +120,10 @@ class Whitening(BaseFlow):
         if len(check_rows("x", x, self.features)) == 0:
             raise ValueError("x: expected at least one row, got none")
         rows = x.detach().double().cpu()
-        found = principal_whitener(rows, variance_floor(rows), shrinkage=self.shrinkage)
+        if self.unit_variance:
+            found = principal_whitener(rows, variance_floor(rows), shrinkage=self.shrinkage)
+        else:
+            found = principal_rotation(rows)
         for name, value in found._asdict().items():
             getattr(self, name).copy_(value)
 

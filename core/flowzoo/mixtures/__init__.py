@@ -2,3 +2,4 @@
 
 from flowzoo.mixtures.flow_over_prior import FlowOverPrior as FlowOverPrior
 from flowzoo.mixtures.flow_over_prior import Frame as Frame
+from flowzoo.mixtures.flow_over_prior import build_frame as build_frame

@@ -26,7 +26,7 @@ from flowzoo.training.injective import InjectiveTraining
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_rows
 
-Frame = Literal["none", "pca"]
+Frame = Literal["none", "pca", "rotation"]
 _TRAINING: Mapping[str, Any] = {"epochs": 100, "lr": 1e-4, "batch_size": 128, "patience": 10}
 
 
@@ -46,7 +46,8 @@ class FlowOverPrior(Mixture):
         features: D.
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional flow.
         prior: name, ``{"name": ..., **options}`` or a built prior, of the flow's latent space.
-        frame: ``pca`` whitens the data by their moments before the base flow; ``none`` does not.
+        frame: a map by the data's moments before the base flow: ``pca`` whitens them, ``rotation``
+            only turns them to their principal axes, ``none`` leaves them.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10.
 
     Raises:
@@ -95,11 +96,9 @@ class FlowOverPrior(Mixture):
             }
             self.capabilities = self.capabilities | {"reconstruct"}  # type: ignore[misc]
         self.support_map = self.prior.support_map()
-        if frame not in get_args(Frame):
-            raise ValueError(f"frame: expected one of {get_args(Frame)}, got {frame!r}")
-        if frame == "pca" and self.injection_features is not None:
+        if frame != "none" and self.injection_features is not None:
             raise ValueError("frame: expected 'none' before an injection, which finds its own")
-        self.whitening = Whitening(features) if frame == "pca" else None
+        self.frame = build_frame(frame, features)
         self.training_options = TrainingOptions.of(training, _TRAINING)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class FlowOverPrior(Mixture):
         """
         check_rows("x", x, self.features, self._reference())
         after = []
-        for layer in (*([self.whitening] if self.whitening else []), *self.base_flow.layers()):
+        for layer in (*([self.frame] if self.frame else []), *self.base_flow.layers()):
             x = layer.encode(x).value
             after.append(x)
         return after
@@ -151,7 +150,7 @@ class FlowOverPrior(Mixture):
 
     def stages(self) -> tuple[Stage, ...]:
         """``frame`` where there is one, then ``maximum-likelihood``; more for an injection."""
-        frame = () if self.whitening is None else (_closed("frame", self._fit_frame),)
+        frame = () if self.frame is None else (_closed("frame", self._fit_frame),)
         return (*frame, *self._flow_stages())
 
     def _flow_stages(self) -> tuple[Stage, ...]:
@@ -184,8 +183,8 @@ class FlowOverPrior(Mixture):
 
     @torch.no_grad()
     def _fit_frame(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        if self.whitening is not None:
-            self.whitening.fit(x_train)
+        if self.frame is not None:
+            self.frame.fit(x_train)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         if self.injection_features is not None and self._thickened().injection.mode == "joint":
@@ -213,7 +212,7 @@ class FlowOverPrior(Mixture):
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (N, D) and log|det dz/dx| (N,)."""
         volume = x.new_zeros(len(x))
-        for part in (self.whitening, self.base_flow, self.support_map):
+        for part in (self.frame, self.base_flow, self.support_map):
             if part is not None:
                 x, change = part.encode(x)
                 volume = volume + change
@@ -222,11 +221,22 @@ class FlowOverPrior(Mixture):
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, D) and log|det dz/dx| (N,)."""
         volume = z.new_zeros(len(z))
-        for part in (self.support_map, self.base_flow, self.whitening):
+        for part in (self.support_map, self.base_flow, self.frame):
             if part is not None:
                 z, change = part.decode(z)
                 volume = volume + change
         return z, volume
+
+
+def build_frame(frame: Frame, features: int) -> Whitening | None:
+    """The map in front of a flow on R^features, see ``FlowOverPrior``; None for ``none``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if frame not in get_args(Frame):
+        raise ValueError(f"frame: expected one of {get_args(Frame)}, got {frame!r}")
+    return None if frame == "none" else Whitening(features, unit_variance=frame == "pca")
 
 
 def _closed(name: str, prepare: Prepare) -> Stage:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.interfaces import LOWER_BOUND, BaseFlow, Evaluation, Likelihood, Mixture, Stage
-from flowzoo.layers import Whitening
-from flowzoo.mixtures import Frame
+from flowzoo.mixtures import Frame, build_frame
 from flowzoo.options import check_options, nearest
 from flowzoo.priors import StandardNormal
 from flowzoo.priors.noisy_injective_gaussian import Embedding, NoisyInjectiveGaussian
@@ -73,7 +72,8 @@ class DeepNIF(Mixture):
             ``training_samples`` draws, or ``elbo``.
         training_samples: draws a row in training; their code takes 16 to 32.
         num_samples: S, draws a row in evaluations.
-        frame: ``pca`` whitens the data by their moments before the base flow; ``none`` does not.
+        frame: ``pca`` whitens the data by their moments before the base flow, ``rotation`` turns
+            them to their principal axes, ``none`` leaves them.
         start: ``principal`` starts a Gaussian injection at the data's principal directions; other
             injections, and ``random``, start with orthogonal columns of A.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10, gradient norm
@@ -109,7 +109,6 @@ class DeepNIF(Mixture):
         super().__init__(features)
         for name, value, known in (
             ("objective", objective, get_args(Objective)),
-            ("frame", frame, get_args(Frame)),
             ("start", start, get_args(Start)),
         ):
             if value not in known:
@@ -122,7 +121,7 @@ class DeepNIF(Mixture):
         self.latent_prior = StandardNormal(self.latent_features)
         self.latent_flow = _flow("latent_flow", latent_flow, self.latent_features)
         self.base_flow = _flow("base_flow", base_flow, features)
-        self.whitening = Whitening(features) if frame == "pca" else None
+        self.frame = build_frame(frame, features)
         self.training_options = TrainingOptions.of(training, _TRAINING)
         self.evaluations = {
             "importance": Evaluation(Likelihood("estimate", self.num_samples)),
@@ -146,8 +145,8 @@ class DeepNIF(Mixture):
 
     @torch.no_grad()
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        if self.whitening is not None:
-            self.whitening.fit(x_train)
+        if self.frame is not None:
+            self.frame.fit(x_train)
         rows = x_train[:_START_ROWS]
         if self.start == "random" or len(rows) < 2:
             return
@@ -321,14 +320,14 @@ class DeepNIF(Mixture):
     def _to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y = f(x) (N, D) and log|det J_f| (N,)."""
         total = x.new_zeros(len(x))
-        for flow in (self.whitening, self.base_flow):
+        for flow in (self.frame, self.base_flow):
             if flow is not None:
                 x, log_abs_det = flow.encode(x)
                 total = total + log_abs_det
         return x, total
 
     def _to_data(self, y: Tensor) -> Tensor:
-        for flow in (self.base_flow, self.whitening):
+        for flow in (self.base_flow, self.frame):
             if flow is not None:
                 y = flow.decode(y).value
         return y

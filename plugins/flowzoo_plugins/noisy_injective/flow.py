@@ -44,7 +44,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
         features: D.
         latent_features: d; half of D, rounded up, when None.
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional flow.
-        frame: ``pca`` whitens the data by their moments before the base flow; ``none`` does not.
+        frame: ``pca`` whitens the data by their moments before the base flow, ``rotation`` turns
+            them to their principal axes, ``none`` leaves them.
         loading: A: ``dense``, ``{"name": "up-sampling", "shape": ..., "factor": ...}``, or built.
         isotropic: one standard deviation of the noise for all columns.
         noise_std: the noise's standard deviation to start from, where the start is random.
@@ -56,8 +57,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
             paper's, A by Glorot and Sigma = noise_std^2 I. ``principal`` for a dense A when None.
         ard: weight of automatic relevance determination, which empties the columns of A that the
             likelihood does not need; 0 for none, 1 for the posterior mode. It finds the data's
-            dimension where f preserves volume (``nice``, ``gin``) and Sigma is isotropic: any other
-            f can turn noise into signal and back at no loss of likelihood.
+            dimension where f preserves volume (``nice``, ``gin``, frame ``none`` or ``rotation``)
+            and Sigma is isotropic: any other f can turn noise into signal and back at no loss.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10.
 
     Raises:
