@@ -159,6 +159,20 @@ def test_workers_share_the_cores(jobs: Path) -> None:
     assert (jobs / "env" / LOG).read_text("utf-8").strip() == str(cores)
 
 
+def test_workers_threads_do_not_spin_unless_told_to(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = "print(os.environ['OMP_WAIT_POLICY'])"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for number, (given, expected) in enumerate(((None, "passive"), ("active", "active"))):
+        if given is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        with LocalExecutor(slots=1) as executor:
+            executor.submit(job(jobs, f"wait{number}", show))
+            drain(executor)
+        assert (jobs / f"wait{number}" / LOG).read_text("utf-8").strip() == expected
+
+
 def test_a_worker_that_cannot_start_is_an_outcome(jobs: Path) -> None:
     with LocalExecutor(slots=1) as executor:
         executor.submit(Job("nowhere", jobs / "nowhere"))

@@ -361,3 +361,28 @@ def test_bad_arguments():
         UpSampling((4, 4))
     with pytest.raises(ValueError, match="factor: expected to divide 4 and 5, got 2"):
         UpSampling((1, 4, 5))
+
+
+def test_columns_of_nothing_leave_the_nearest_point():
+    full = prior_of(5, 2)
+    wide = prior_of(5, 4)
+    y = torch.randn(7, 5, dtype=F64)
+    with torch.no_grad():
+        wide.bias.copy_(full.bias)
+        wide.log_std.copy_(full.log_std)
+        wide.loading.weight[:, :2] = full.loading.weight
+        wide.loading.weight[:, 2] = 0.0
+        wide.loading.weight[:, 3] = 1e-42  # as automatic relevance determination leaves it
+    z = wide.embed(y, rule="pseudo-inverse")
+    torch.testing.assert_close(z[:, :2], full.embed(y, rule="pseudo-inverse"))
+    assert not z[:, 2:].any()
+    torch.testing.assert_close(wide.log_prob(y), full.log_prob(y))
+    wide.loading.weight.data[:, 3] = wide.loading.weight[:, 0]  # the same column twice
+    point = wide.place(wide.embed(y, rule="pseudo-inverse"))
+    torch.testing.assert_close(point, full.place(full.embed(y, rule="pseudo-inverse")))
+    picture = up_sampled()
+    rows = torch.randn(3, picture.features, dtype=F64)
+    with torch.no_grad():
+        picture.loading.gain[0] = 0.0
+    z = picture.embed(rows, rule="pseudo-inverse")
+    assert bool(torch.isfinite(z).all()) and not z[:, 0].any()

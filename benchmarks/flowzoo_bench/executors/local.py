@@ -139,6 +139,8 @@ class LocalExecutor(Executor):
             "MPLBACKEND": "Agg",
             "PYTHONUNBUFFERED": "1",
         }
+        # threads that spin while they wait for one another cost a busy machine ten times the work
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
             environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

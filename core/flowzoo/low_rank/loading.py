@@ -45,6 +45,13 @@ class Loading(nn.Module, ABC):
         """``ridge I + A' diag(precision) A`` factored, for precision (D,), or (N, D) one a row."""
 
     @abstractmethod
+    def pseudo_solve(self, precision: Tensor, u: Tensor) -> Tensor:
+        """The Moore-Penrose solution of ``A' diag(precision) A z = u``, (N, d), for u (N, d).
+
+        Where A has columns of nothing, or of what others have, the shortest z.
+        """
+
+    @abstractmethod
     def matrix(self) -> Tensor:
         """A itself, (D, d)."""
 
@@ -78,11 +85,19 @@ class DenseLoading(Loading):
 
     def factor(self, precision: Tensor, ridge: float) -> Factor:
         """See ``Loading.factor``."""
-        weight = self.weight.double()
-        scaled = precision.double().sqrt()[..., :, None] * weight
-        gram = scaled.mT @ scaled
+        gram = self._gram(precision)
         eye = torch.eye(self.latent_features, dtype=gram.dtype, device=gram.device)
         return DenseFactor(gram + ridge * eye, self.weight.dtype)
+
+    def pseudo_solve(self, precision: Tensor, u: Tensor) -> Tensor:
+        """See ``Loading.pseudo_solve``."""
+        inverse = torch.linalg.pinv(self._gram(precision), hermitian=True)
+        return (inverse @ u.double()[..., None])[..., 0].to(u.dtype)
+
+    def _gram(self, precision: Tensor) -> Tensor:
+        """A' diag(precision) A, (d, d), or (N, d, d) for a precision a row, in float64."""
+        scaled = precision.double().sqrt()[..., :, None] * self.weight.double()
+        return scaled.mT @ scaled
 
     def matrix(self) -> Tensor:
         """A, (D, d)."""

@@ -63,6 +63,12 @@ class UpSampling(Loading):
         """See ``Loading.factor``."""
         return DiagonalFactor(ridge + self.gain.square() * self._sums(precision))
 
+    def pseudo_solve(self, precision: Tensor, u: Tensor) -> Tensor:
+        """See ``Loading.pseudo_solve``."""
+        diagonal = self.gain.square() * self._sums(precision)
+        inverse = torch.where(diagonal > 0, diagonal.reciprocal(), torch.zeros_like(diagonal))
+        return u * inverse
+
     def matrix(self) -> Tensor:
         """A, (D, d)."""
         eye = torch.eye(self.latent_features, dtype=self.gain.dtype, device=self.gain.device)

@@ -125,7 +125,8 @@ class NoisyInjectiveGaussian(Prior):
         """Latent coordinates of y (N, D), (N, d).
 
         ``posterior-mean`` is (I + Lambda)^-1 u, ``pseudo-inverse`` Lambda^-1 u (Cunningham et al.
-        (2020), eq. 42), the mode of the stochastic inverse; their code uses the first.
+        (2020), eq. 42), the mode of the stochastic inverse; their code uses the first. Where Lambda
+        has no inverse, as with emptied columns of A, the second takes Moore's and Penrose's.
 
         Raises:
             ValueError: wrong shape, or an unknown rule.
@@ -134,8 +135,10 @@ class NoisyInjectiveGaussian(Prior):
             raise ValueError(f"rule: expected one of {get_args(Embedding)}, got {rule!r}")
         offset, log_std = self._centred(y, context)
         precision = (-2.0 * log_std).exp()
-        factor = self.loading.factor(precision, 1.0 if rule == "posterior-mean" else 0.0)
-        return factor.solve(self.loading.transposed(offset * precision))
+        u = self.loading.transposed(offset * precision)
+        if rule == "pseudo-inverse":
+            return self.loading.pseudo_solve(precision, u)
+        return self.loading.factor(precision, 1.0).solve(u)
 
     def place(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """A z + b, the points of the plane, (N, D), for z (N, d).

@@ -31,8 +31,9 @@ class NoisyInjectiveFlow(FlowOverPrior):
     .. math:: \log p(x) = \log N(f(x); b, A A^\top + \Sigma) + \log\lvert\det J_f(x)\rvert
 
     an exact density in R^D, at O(D d^2) a batch on top of f. Evaluations: ``exact``; ``elbo``, the
-    paper's bound by its stochastic inverse, which the exact density makes a diagnostic. An
-    injection as base flow is thickened, as in ``FlowOverPrior``, and the plane lies in its R^d.
+    paper's bound by its stochastic inverse, which the exact density makes a diagnostic (none with
+    ``ard``: it is minus infinity where a column of A is empty). An injection as base flow is
+    thickened, as in ``FlowOverPrior``, and the plane lies in its R^d.
 
     ``sample`` has two knobs: ``temperature``, a factor on the standard deviation of z, and
     ``noise_scale``, one on that of the noise; at ``noise_scale`` 0 draws lie on the manifold.
@@ -105,11 +106,12 @@ class NoisyInjectiveFlow(FlowOverPrior):
         }
         super().__init__(features, base_flow=base_flow, prior=prior, frame=frame, training=training)
         default = next(iter(self.evaluations))
-        self.evaluations = {
-            default: self.evaluations[default],
-            "elbo": Evaluation(LOWER_BOUND),
-            **self.evaluations,
-        }
+        if ard == 0.0:
+            self.evaluations = {
+                default: self.evaluations[default],
+                "elbo": Evaluation(LOWER_BOUND),
+                **self.evaluations,
+            }
         dense = isinstance(self.gaussian.loading, DenseLoading)
         if start is None:
             start = "principal" if dense else "random"
