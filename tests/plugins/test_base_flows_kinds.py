@@ -236,6 +236,25 @@ def test_one_batch_norm_a_layer_stays_for_the_others():
     assert all(len(layer.layers()) == 2 for layer in RealNVP(3, layers=2, hidden=(8,)).layers())
 
 
+@pytest.mark.parametrize("order", ["random", "rotation"])
+@pytest.mark.parametrize("name", ["nice", "gin"])
+def test_orders_keep_volume(name, order):
+    torch.manual_seed(0)
+    flow = build("base-flow", name, features=6, layers=4, hidden=[8], order=order).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(std=0.3)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    step = flow.encode(x)
+    torch.testing.assert_close(flow.decode(step.value).value, x)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda r: flow.encode(r[None]).value[0]))(x)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, step.log_abs_det)
+    assert float(step.log_abs_det.detach().abs().max()) < 1e-9
+    mixing = [type(part).__name__ for part in flow.modules()]
+    wanted = "Orthogonal" if order == "rotation" else "Permutation"
+    assert mixing.count(wanted) == (4 if name == "gin" else 2) and len(flow.layers()) == 4
+
+
 @pytest.mark.parametrize("name", ["realnvp", "nsf-coupling"])
 def test_random_halves(name):
     options = {"features": 8, "layers": 4, "hidden": [8], "normalization": "none"}
@@ -261,18 +280,20 @@ def test_random_halves(name):
         build("base-flow", name, order="shuffled", **options)
 
 
-def test_random_halves_can_be_packed():
+@pytest.mark.parametrize("order", ["random", "rotation"])
+def test_orders_can_be_packed(order):
     from flowzoo.training import TrainingData, fit, train_pack
 
     options = {
-        "base_flow": {"name": "realnvp", "layers": 2, "hidden": [8], "order": "random"},
+        "base_flow": {"name": "realnvp", "layers": 2, "hidden": [8], "order": order},
         "training": {"epochs": 2, "lr": 1e-2, "batch_size": 32},
     }
     models = []
     for seed in range(2):
         torch.manual_seed(seed)
         models.append(build("mixture", "global", features=5, **options).double())
-    assert not torch.equal(*(one.base_flow.flows[0].flows[0].flows[0].order for one in models))
+    if order == "random":
+        assert not torch.equal(*(one.base_flow.flows[0].flows[0].flows[0].order for one in models))
     alone = copy.deepcopy(models)
     data = [TrainingData(torch.randn(64, 5).double(), torch.randn(32, 5).double()) for _ in models]
     train_pack(models, data, [1, 2], packed=True)

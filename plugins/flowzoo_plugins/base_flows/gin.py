@@ -9,7 +9,7 @@ from flowzoo.layers import Composition, VolumePreservingCoupling
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND
 from flowzoo.nets import Activation
 from flowzoo.validation import check_positive
-from flowzoo_plugins.base_flows.stack import Normalization, Stack
+from flowzoo_plugins.base_flows.stack import Normalization, Order, Stack, ordered
 
 
 class GIN(Stack):
@@ -32,6 +32,8 @@ class GIN(Stack):
         scale_activation: activation of the scale nets.
         translation_activation: activation of the translation nets.
         log_scale_bound: bound on each coupling's |log-scale| before the mean is taken off.
+        order: which columns pass: "halves", first and last half in turn; "random", halves drawn
+            anew for each block; "rotation", halves after a learned rotation a block.
 
     Raises:
         ValueError: an option out of range or of an unknown name.
@@ -52,6 +54,7 @@ class GIN(Stack):
         scale_activation: Activation = "tanh",
         translation_activation: Activation = "relu",
         log_scale_bound: float = LOG_SCALE_BOUND,
+        order: Order = "halves",
     ) -> None:
         blocks: list[BaseFlow] = [
             Composition(
@@ -68,4 +71,4 @@ class GIN(Stack):
             )
             for _ in range(check_positive("layers", layers))
         ]
-        super().__init__(blocks, Normalization("none", 0.1))
+        super().__init__(ordered(blocks, order, every=1), Normalization("none", 0.1))

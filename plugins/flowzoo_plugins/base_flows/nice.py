@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowzoo.layers import AdditiveCoupling, Composition
+from flowzoo.layers import AdditiveCoupling
 from flowzoo.nets import Activation
 from flowzoo.validation import check_positive
+from flowzoo_plugins.base_flows.stack import Normalization, Order, Stack, ordered
 
 
-class NICE(Composition):
+class NICE(Stack):
     r"""Additive couplings with alternating halves, Dinh et al. (2014); volume preserving.
 
     .. math:: z_b = x_b + t(x_a, c) \text{ in each coupling}, \qquad \log|\det dz/dx| = 0
@@ -25,6 +26,8 @@ class NICE(Composition):
         layers: number of couplings.
         hidden: hidden widths of every net.
         activation: activation of the nets.
+        order: which columns pass: "halves", first and last half in turn; "random", halves drawn
+            anew for each pair of couplings; "rotation", halves after a learned rotation a pair.
 
     Raises:
         ValueError: an option out of range or of an unknown name.
@@ -43,8 +46,9 @@ class NICE(Composition):
         layers: int = 5,
         hidden: Sequence[int] = (128, 128),
         activation: Activation = "relu",
+        order: Order = "halves",
     ) -> None:
-        super().__init__(
+        couplings = [
             AdditiveCoupling(
                 features,
                 hidden=hidden,
@@ -53,4 +57,5 @@ class NICE(Composition):
                 activation=activation,
             )
             for index in range(check_positive("layers", layers))
-        )
+        ]
+        super().__init__(ordered(couplings, order), Normalization("none", 0.1))

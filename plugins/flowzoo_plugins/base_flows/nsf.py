@@ -26,8 +26,8 @@ class NSFCoupling(Stack):
         context_features: C; the context enters every net.
         layers: number of couplings.
         hidden: hidden widths of every net.
-        order: which columns pass: "halves", first and last half in turn, or "random", halves
-            drawn anew for each pair of couplings.
+        order: which columns pass: "halves", first and last half in turn; "random", halves drawn
+            anew for each pair of couplings; "rotation", halves after a learned rotation a pair.
         normalization: "batch" or "none".
         momentum: of the batch-norms' running statistics (weight of the new batch).
         activation: activation of the nets.

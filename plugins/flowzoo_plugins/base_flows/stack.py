@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from flowzoo.interfaces import BaseFlow
-from flowzoo.layers import Composition, InvertibleBatchNorm, Permutation
+from flowzoo.layers import Composition, InvertibleBatchNorm, Orthogonal, Permutation
 
-Order = Literal["halves", "random"]
+Order = Literal["halves", "random", "rotation"]
 
 
 class Normalization(NamedTuple):
@@ -18,12 +18,13 @@ class Normalization(NamedTuple):
     momentum: float
 
 
-def ordered(couplings: Sequence[BaseFlow], order: Order) -> list[BaseFlow]:
+def ordered(couplings: Sequence[BaseFlow], order: Order, *, every: int = 2) -> list[BaseFlow]:
     """Couplings that each move one half of the columns, in turn.
 
-    With ``random`` every second one shuffles the columns first, once and for all, so that each pair
+    With ``random`` one in ``every`` shuffles the columns first, once and for all, so that each pair
     of couplings has halves of its own; columns sorted by importance, as principal components are,
-    then meet one another.
+    then meet one another. With ``rotation`` it turns them by a learned rotation instead, at O(D^3)
+    a batch; volumes stay.
 
     Raises:
         ValueError: an unknown order.
@@ -33,9 +34,13 @@ def ordered(couplings: Sequence[BaseFlow], order: Order) -> list[BaseFlow]:
     if order == "halves":
         return list(couplings)
     return [
-        Composition([Permutation(one.features, order="random"), one]) if index % 2 == 0 else one
+        Composition([_mixing(one.features, order), one]) if index % every == 0 else one
         for index, one in enumerate(couplings)
     ]
+
+
+def _mixing(features: int, order: Order) -> BaseFlow:
+    return Permutation(features, order="random") if order == "random" else Orthogonal(features)
 
 
 class Stack(Composition):
