@@ -92,7 +92,8 @@ class DenseLoading(Loading):
     def pseudo_solve(self, precision: Tensor, u: Tensor) -> Tensor:
         """See ``Loading.pseudo_solve``."""
         inverse = torch.linalg.pinv(self._gram(precision), hermitian=True)
-        return (inverse @ u.double()[..., None])[..., 0].to(u.dtype)
+        z: Tensor = (inverse @ u.double()[..., None])[..., 0]
+        return z.to(u.dtype)
 
     def _gram(self, precision: Tensor) -> Tensor:
         """A' diag(precision) A, (d, d), or (N, d, d) for a precision a row, in float64."""
