@@ -353,7 +353,7 @@ def test_bad_arguments():
     prior = NoisyInjectiveGaussian(3, latent_features=2)
     for options, said in (
         ({"temperature": 0.0}, "temperature: expected > 0 and finite, got 0.0"),
-        ({"noise_scale": -1.0}, "noise_scale: expected >= 0 and finite, got -1.0"),
+        ({"noise_scale": -1.0}, "noise_scale: expected a finite number >= 0, got -1.0"),
     ):
         with pytest.raises(ValueError, match=said):
             prior.sample(2, **options)
@@ -386,3 +386,37 @@ def test_columns_of_nothing_leave_the_nearest_point():
         picture.loading.gain[0] = 0.0
     z = picture.embed(rows, rule="pseudo-inverse")
     assert bool(torch.isfinite(z).all()) and not z[:, 0].any()
+
+
+def test_pruning_keeps_what_rises_above_the_noise():
+    prior = prior_of(6, 4, isotropic=True, noise_std=0.5)
+    turn = torch.linalg.qr(torch.randn(4, 4, dtype=F64))[0]
+    axes = torch.linalg.qr(torch.randn(6, 4, dtype=F64))[0]
+    sizes = torch.tensor([3.0, 1.0, 0.3, 1e-3], dtype=F64)  # two above the noise
+    with torch.no_grad():
+        prior.loading.weight.copy_(axes * sizes @ turn)
+        prior.log_std.fill_(math.log(0.5))
+    assert int(prior.intrinsic_dimension()) == 2
+    prior.prune()
+    torch.testing.assert_close(
+        prior.loading.matrix().norm(dim=0), torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=F64)
+    )
+    kept = axes[:, :2] * sizes[:2].square() @ axes[:, :2].T
+    torch.testing.assert_close(prior.covariance(), kept + 0.25 * torch.eye(6, dtype=F64))
+    whole = prior_of(5, 3)
+    before = whole.covariance()
+    whole.prune(threshold=0.0)  # a turn of z
+    torch.testing.assert_close(whole.covariance(), before)
+    with pytest.raises(ValueError, match="loading: expected a dense one"):
+        up_sampled().prune()
+
+
+def test_a_conditional_prior_wants_its_context():
+    prior = prior_of(4, 2, context_features=3)
+    for method in (prior.covariance, prior.signal_to_noise, prior.intrinsic_dimension):
+        with pytest.raises(ValueError, match="context: expected 3 columns"):
+            method()
+    with pytest.raises(ValueError, match="context"):
+        prior.from_normal(torch.randn(2, 6, dtype=F64))
+    with pytest.raises(ValueError, match="num"):
+        prior_of(3, 1).sample(-1)

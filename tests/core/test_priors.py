@@ -233,3 +233,20 @@ def test_a_product_refuses_what_has_no_meaning():
         Product([])
     with pytest.raises(ValueError, match=r"z: expected shape \(N, 3\)"):
         Product([UniformBall(2), StandardNormal(1)]).log_prob(torch.zeros(2, 2))
+
+
+def test_priors_by_mapping():
+    options = {"name": "noisy-injective-gaussian", "latent_features": 1}
+    prior = build_prior(options, 3)
+    assert prior.latent_features == 1 and options == {**options}
+    assert build_prior(prior, 3) is prior
+    for wrong, message in (
+        ({**options, "context_features": 2}, "context_features: set by the flow"),
+        ({**options, "features": 3}, "features: set by the flow"),
+        ({**options, "latent": 1}, "latent"),
+        ({"latent_features": 1}, "prior: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_prior(wrong, 3)
+    with pytest.raises(ValueError, match="expected features=4"):
+        build_prior(prior, 4)

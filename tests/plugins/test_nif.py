@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from flowzoo.registry import build
 from flowzoo.training import TrainingData, fit, train_pack
 from flowzoo_plugins.noisy_injective import NoisyInjectiveFlow
 
@@ -152,7 +153,7 @@ def test_random_start_is_the_papers():
     flow = NoisyInjectiveFlow(
         200, latent_features=50, base_flow=NICE, start="random", noise_std=2.0
     )
-    assert float(flow.gaussian.loading.matrix().var()) == pytest.approx(2.0 / 250, rel=0.05)
+    assert float(flow.gaussian.loading.matrix().detach().var()) == pytest.approx(2.0 / 250, rel=0.05)
     assert torch.allclose(flow.gaussian.log_std, torch.tensor(math.log(2.0)))
     before = flow.gaussian.loading.weight.clone()
     stage = next(stage for stage in flow.stages() if stage.name == "start")
@@ -185,9 +186,41 @@ def test_automatic_dimension_of_a_plane(stds):
     )
     fit(flow, x, x[:200])
     assert int(flow.intrinsic_dimension()) == len(stds)
-    # the columns it does not need are gone, not only small against the noise
-    norms = flow.gaussian.loading.matrix().square().sum(dim=0).sort(descending=True).values
-    assert bool((norms[len(stds) :] < 1e-2 * norms[len(stds) - 1]).all())
+    # the manifold is that of the columns that are left: rows lie the noise away from it
+    assert not flow.gaussian.loading.matrix()[:, len(stds) :].any()
+    assert set(flow.evaluations) == {"exact"}
+    distance = flow.manifold_distance(plane(stds=stds, seed=5).float()).square().mean().sqrt()
+    assert float(distance.detach()) == pytest.approx(0.05 * (6 - len(stds)) ** 0.5, rel=0.1)
+    assert bool(torch.isfinite(flow.embed(x, "pseudo-inverse")).all())
+
+
+@pytest.mark.parametrize("name", ["nif", "deep-nif"])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_start_suits_flows_with_batch_norm_in_any_units(name, scale):
+    x = (plane(1200, 6, noise=0.2) + 3.0).float() * scale
+    flow = {"name": "realnvp", "layers": 2, "hidden": [16]}  # its default is batch-norm
+    options = {"latent_features": 2, "base_flow": flow}
+    options["training"] = {"steps": 1, "lr": 0.0, "batch_size": 300}
+    if name == "deep-nif":
+        options["latent_flow"] = "none"
+    torch.manual_seed(0)
+    model, gaussian = (
+        build("mixture", kind, features=6, **given)
+        for kind, given in ((name, options), ("gaussian", {}))
+    )
+    for one in (model, gaussian):
+        fit(one, x[:900], x[900:])
+    model.train()  # as the first step sees it: running statistics follow only with time
+    behind = gaussian.log_prob(x[900:]).mean() - model.log_prob(x[900:]).mean()
+    assert float(behind.detach()) < 0.3
+
+
+def test_noise_around_an_injection_is_scaled():
+    flow = model(3, 1, base_flow=CEF)
+    drawn = [flow.sample(500, noise_scale=s, generator=generator()) for s in (0.0, 1e-3, 2e-3)]
+    away = [flow._code(x)[1].std() for x in drawn]  # in the normal direction of the injection
+    assert float(away[0]) < 1e-9
+    torch.testing.assert_close(away[2] / away[1], away[1].new_tensor(2.0), rtol=1e-3, atol=0)
 
 
 def test_penalty_is_shared_by_the_training_rows():
@@ -202,7 +235,12 @@ def test_penalty_is_shared_by_the_training_rows():
 
 
 def test_packed_training_equals_training_alone():
-    options = {"base_flow": FLOW, "frame": "pca", "ard": 1.0, "training": {"steps": 20, "lr": 1e-3}}
+    options = {
+        "base_flow": FLOW,
+        "frame": "rotation",
+        "ard": 1.0,
+        "training": {"steps": 20, "lr": 1e-3},
+    }
     data = [
         TrainingData(plane(300, 3, (1.0,), seed=seed), plane(50, 3, (1.0,), seed=9))
         for seed in range(2)
@@ -233,11 +271,18 @@ def test_bad_options_are_refused():
         ({"frame": "pca", "base_flow": CEF}, "frame"),
         ({"loading": "sparse"}, "loading"),
         ({"loading": {"name": "up-sampling", "shape": [1, 4, 4]}}, "loading"),
+        ({"ard": 1.0, "latent_features": 3}, "latent_features: expected below 3 with ard"),
+        ({"ard": 1.0, "frame": "pca"}, "frame: expected 'none' or 'rotation' with ard"),
+        ({"ard": 1.0, "start": "random"}, "start: expected 'principal' with ard"),
     ):
         with pytest.raises(ValueError, match=name):
             NoisyInjectiveFlow(3, **{"base_flow": NICE, **options})
     for wrong in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="noise_scale"):
             model().sample(2, noise_scale=wrong)
+    NoisyInjectiveFlow(3, latent_features=3, base_flow=NICE, ard=1.0, learn_noise=False)
+    for method in (model().embed, model().reconstruct, model().gap):
+        with pytest.raises(ValueError, match="x"):
+            method(torch.full((2, 3), torch.nan, dtype=torch.float64))
     with pytest.raises(ValueError, match="rule"):
         model().embed(rows(2), "mean")

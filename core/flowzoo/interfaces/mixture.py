@@ -22,7 +22,7 @@ class Mixture(nn.Module, ABC):
     ``sample_and_log_prob(num)``, ``embed(x)``, ``reconstruct(x)``, ``intrinsic_dimension()``,
     ``assign(x)`` (chart of each row) and ``noise_scale``: then ``sample`` takes the keyword
     ``noise_scale`` (default 1), a factor on the standard deviation of the noise around the model's
-    manifold; at 0 draws lie on it.
+    manifold; at 0 draws lie on it. ``reconstruct(x)`` is a point of the manifold.
     """
 
     evaluations: Mapping[str, Evaluation]

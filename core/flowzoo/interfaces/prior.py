@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from flowzoo.validation import check_positive
 
 class Prior(nn.Module, ABC):
     """A density of z (N, features), conditional on ``context`` where ``context_features`` > 0."""
+
+    noise_knob: ClassVar[bool] = False  # whether ``noise_scale`` changes its draws
 
     def __init__(self, features: int, *, context_features: int = 0) -> None:
         super().__init__()
@@ -33,7 +36,11 @@ class Prior(nn.Module, ABC):
         noise_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``num`` draws, (num, d); ``temperature`` scales the spread, 1 is the prior itself."""
+        """``num`` draws, (num, d); ``temperature`` scales the spread, 1 is the prior itself.
+
+        ``noise_scale`` is a factor on the standard deviation of what the prior calls noise, where
+        it has some (``noise_knob``); others ignore it.
+        """
 
     @property
     def noise_features(self) -> int:

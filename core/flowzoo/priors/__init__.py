@@ -64,6 +64,7 @@ def build_prior(prior: str | Mapping[str, Any] | Prior, features: int) -> Prior:
     options = dict(prior) if isinstance(prior, Mapping) else {"name": prior}
     name = options.pop("name", None)
     target = prior_class(name)  # type: ignore[arg-type]
-    if "features" in options:
-        raise ValueError(f"prior {name!r}: features: set by the flow to {features}")
+    decided = {"features": features, "context_features": 0}
+    for option in decided.keys() & options.keys():
+        raise ValueError(f"prior {name!r}: {option}: set by the flow to {decided[option]}")
     return target(**check_options(target, {**options, "features": features}, f"prior {name!r}"))

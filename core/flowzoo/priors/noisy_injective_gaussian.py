@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from flowzoo.interfaces import Prior
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale
 from flowzoo.low_rank import DenseLoading, Factor, Loading, build_loading
 from flowzoo.nets import MLP
-from flowzoo.validation import check_context, check_number, check_rows
+from flowzoo.validation import check_context, check_draw, check_number, check_rows
 
 Embedding = Literal["posterior-mean", "pseudo-inverse"]
 SampleNoise = Literal["learned", "identity"]
@@ -67,6 +67,8 @@ class NoisyInjectiveGaussian(Prior):
         >>> prior.log_prob(torch.zeros(2, 3)).shape
         torch.Size([2])
     """
+
+    noise_knob: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -229,11 +231,9 @@ class NoisyInjectiveGaussian(Prior):
             ValueError: ``temperature`` is not positive, ``noise_scale`` is negative, or a context
                 is missing or unexpected.
         """
+        check_draw(num, temperature)
+        check_number("noise_scale", noise_scale)
         context = check_context(context, self.context_features, num)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
-        if not 0 <= noise_scale < math.inf:
-            raise ValueError(f"noise_scale: expected >= 0 and finite, got {noise_scale}")
         bias, log_std = self._noise(context)
         shape = (num, self.noise_features)
         noise = torch.randn(shape, generator=generator, dtype=bias.dtype, device=bias.device)
@@ -295,17 +295,37 @@ class NoisyInjectiveGaussian(Prior):
         Raises:
             ValueError: a loading that is not dense, or a wrong shape.
         """
-        if not isinstance(self.loading, DenseLoading):
-            raise ValueError(f"loading: expected a dense one, got {type(self.loading).__name__}")
+        weight = self._dense().weight
         shapes = (tuple(bias.shape), tuple(loading.shape), tuple(variance.shape))
-        expected = ((self.features,), tuple(self.loading.weight.shape), (self.features,))
+        expected = ((self.features,), tuple(weight.shape), (self.features,))
         if shapes != expected:
             raise ValueError(f"bias, loading, variance: expected {expected}, got {shapes}")
         self.bias.copy_(bias)
-        self.loading.weight.copy_(loading)
+        weight.copy_(loading)
         if self.log_std.requires_grad:
             std = variance.mean().expand(1) if self.isotropic else variance
             self.log_std.copy_(0.5 * std.log())
+
+    @torch.no_grad()
+    def prune(self, threshold: float = 1.0) -> None:
+        """Take out the directions of the plane with at most ``threshold`` times the noise.
+
+        Columns of A are turned to the directions of ``signal_to_noise``, largest first, which
+        changes no density; then those that are not above the threshold become zero.
+
+        Raises:
+            ValueError: the loading is not dense, or the prior takes a context.
+        """
+        weight = self._dense().weight
+        std = self._noise(None)[1].exp()[:, None].double()
+        left, values, _ = torch.linalg.svd(weight.double() / std, full_matrices=False)
+        kept = values.square() > check_number("threshold", threshold)
+        weight.copy_(std * left * torch.where(kept, values, torch.zeros_like(values)))
+
+    def _dense(self) -> DenseLoading:
+        if not isinstance(self.loading, DenseLoading):
+            raise ValueError(f"loading: expected a dense one, got {type(self.loading).__name__}")
+        return self.loading
 
     def _centred(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """y - b (N, D), and the logarithms of the noise's standard deviations, (D,) or (N, D)."""
@@ -327,8 +347,10 @@ class NoisyInjectiveGaussian(Prior):
 
     def _noise(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """b and log standard deviations, (D,), or (N, D) with a context."""
-        if self.net is None or context is None:
+        if self.net is None:
             return self.bias, self.log_std.expand(self.features)
+        if context is None:
+            raise ValueError(f"context: expected {self.context_features} columns, got none")
         out = self.net(context)
         shift, change = out[:, : self.features], out[:, self.features :]
         log_std: Tensor = self.log_std

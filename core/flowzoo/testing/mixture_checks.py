@@ -314,30 +314,55 @@ def capabilities_work(subject: Subject) -> None:
         if "noise_scale" in model.capabilities:
             tried = True
             with trying(f"D={features}, sample with noise_scale"):
-                _noise_scale_works(model)
+                _noise_scale_works(model, x)
     if not tried:
         raise NotApplicable("declares no optional method that takes rows")
 
 
-def _noise_scale_works(model: Mixture) -> None:
-    """``sample``'s noise_scale: 1 is the model, 0 its manifold, more is more noise."""
+def _noise_scale_works(model: Mixture, x: Tensor) -> None:
+    """``sample``'s noise_scale: 1 is the model, 0 its manifold, s a factor on the noise's std.
+
+    Where one seed draws the same noise at every s, draws leave their place on the manifold in
+    proportion to a small s. Where ``reconstruct`` is a projection, draws at 0 are their own.
+    """
 
     def draw(**knobs: float) -> Tensor:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad(), untouched("sample with a noise_scale"):
-            return model.sample(200, generator=generator, **knobs)
+            return model.sample(400, generator=generator, **knobs)
 
-    default, on_manifold = draw(), draw(noise_scale=0.0)
+    def moved(scale: float) -> float:
+        difference: Tensor = draw(noise_scale=scale) - place
+        return float(difference.square().mean().sqrt())
+
+    default, place = draw(), draw(noise_scale=0.0)
     close(draw(noise_scale=1.0), default, SAME[F64], "noise_scale=1 against none")
-    require(not torch.equal(on_manifold, default), "noise_scale=0: expected other draws than 1")
+    require(not torch.equal(place, default), "noise_scale=0: expected other draws than 1")
+    require(
+        not torch.equal(draw(noise_scale=0.5), default),
+        "noise_scale=0.5: expected other draws than 1",
+    )
+    require(bool(place.std(dim=0).max() > 0), "noise_scale=0: all draws are one point")
     for scale in (0.0, 0.5, 2.0):
-        x = draw(noise_scale=scale)
-        require(x.shape == default.shape, f"noise_scale={scale}: expected {tuple(default.shape)}")
-        finite(x, f"draws at noise_scale={scale}")
+        drawn = draw(noise_scale=scale)
+        require(drawn.shape == default.shape, f"noise_scale={scale}: got {tuple(drawn.shape)}")
+        finite(drawn, f"draws at noise_scale={scale}")
+    tiny, small, twice, whole = (moved(scale) for scale in (1e-6, 1e-3, 2e-3, 1.0))
+    require(small > 0, "noise_scale=0.001: expected other draws than 0")
+    if tiny < 0.1 * whole:
+        require(
+            small < 0.1 * whole and 1.8 < twice / small < 2.2,
+            "noise_scale: expected a factor on the standard deviation of the noise: draws leave "
+            f"their place by {small:.3g} at 0.001, {twice:.3g} at 0.002, {whole:.3g} at 1",
+        )
     if "reconstruct" in model.capabilities:
+        project = model.reconstruct
         with torch.no_grad():
-            point: Tensor = model.reconstruct(on_manifold)  # type: ignore[operator]
-        close(point, on_manifold, ROUND_TRIP[F64], "reconstruct of draws at noise_scale=0")
+            once: Tensor = project(x)  # type: ignore[operator]
+            again: Tensor = project(once)  # type: ignore[operator]
+            if torch.allclose(again, once, rtol=1e-6, atol=1e-6):
+                point: Tensor = project(place)  # type: ignore[operator]
+                close(point, place, ROUND_TRIP[F64], "reconstruct of draws at noise_scale=0")
     for wrong in (-0.5, float("nan"), float("inf")):
         refuses("noise_scale", model.sample, 2, noise_scale=wrong)
 

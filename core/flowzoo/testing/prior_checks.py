@@ -131,7 +131,7 @@ def seeds(subject: Subject) -> None:
             require(torch.equal(draw(1), draw(1)), "sample: one seed gives two results")
             require(not torch.equal(draw(1), draw(2)), "sample: ignores the generator")
             knobs: dict[str, Any] = {"temperature": 0.5}
-            if prior.noise_features != prior.features:
+            if prior.noise_knob:
                 knobs["noise_scale"] = 0.5
                 bare = draw(1, noise_scale=0.0)
                 require(not torch.equal(bare, draw(1)), "sample: ignores noise_scale")
@@ -332,7 +332,7 @@ def refuses_bad_input(subject: Subject) -> None:
                 for wrong in (noise[0], torch.cat([noise, noise], dim=1), noise.long()):
                     refuses("noise", prior.from_normal, wrong)
             refuses("temperature", prior.sample, 4, context, temperature=0.0)
-            if prior.noise_features != prior.features:
+            if prior.noise_knob:
                 refuses("noise_scale", prior.sample, 4, context, noise_scale=-1.0)
             unfit = [torch.zeros(4, 2)] if context is None else [None, context[:2], context[:, :1]]
             for other in unfit:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from flowzoo.interfaces.stage import Stage
 from flowzoo.layers.thickened import Thickened
+from flowzoo.training.modes import evaluating
 
 Given = Callable[[Tensor], dict[str, Tensor]]
 
@@ -100,15 +100,3 @@ class InjectiveTraining:
     def _fit(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         with evaluating(self.model):
             self.flow.fit(x_train, **self.given(x_train))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` in eval mode for a while (batch-norm must use its running statistics)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

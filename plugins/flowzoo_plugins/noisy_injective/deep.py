@@ -15,7 +15,7 @@ from flowzoo.options import check_options, nearest
 from flowzoo.priors import StandardNormal
 from flowzoo.priors.noisy_injective_gaussian import Embedding, NoisyInjectiveGaussian
 from flowzoo.registry import build_part
-from flowzoo.training.injective import evaluating
+from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_draw, check_number, check_positive, check_rows
 from flowzoo_plugins.noisy_injective.gaussian import GaussianInjection, UpSamplingInjection
@@ -150,7 +150,7 @@ class DeepNIF(Mixture):
         rows = x_train[:_START_ROWS]
         if self.start == "random" or len(rows) < 2:
             return
-        with evaluating(self):
+        with as_in_training(self):
             self.injection.start(self._to_codes(rows)[0], rows)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:

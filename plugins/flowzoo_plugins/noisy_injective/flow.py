@@ -14,9 +14,9 @@ from flowzoo.low_rank import DenseLoading, Loading, principal_start
 from flowzoo.mixtures import FlowOverPrior, Frame
 from flowzoo.priors import NoisyInjectiveGaussian, StandardNormal
 from flowzoo.priors.noisy_injective_gaussian import Embedding, SampleNoise
-from flowzoo.training.injective import evaluating
+from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_number, check_rows
+from flowzoo.validation import check_draw, check_finite, check_number, check_rows
 
 Start = Literal["principal", "random"]
 _ROWS = 20_000  # of the training data that a principal start looks at
@@ -58,8 +58,11 @@ class NoisyInjectiveFlow(FlowOverPrior):
             paper's, A by Glorot and Sigma = noise_std^2 I. ``principal`` for a dense A when None.
         ard: weight of automatic relevance determination, which empties the columns of A that the
             likelihood does not need; 0 for none, 1 for the posterior mode. It finds the data's
-            dimension where f preserves volume (``nice``, ``gin``, frame ``none`` or ``rotation``)
-            and Sigma is isotropic: any other f can turn noise into signal and back at no loss.
+            dimension where f preserves volume (``nice``, ``gin``) and Sigma is isotropic: any other
+            f can turn noise into signal and back at no loss. After training, directions of the
+            plane with less signal than noise are taken out, so that the manifold has the dimension
+            found. It needs a principal start, no whitening and, with learned noise, d below D:
+            else there is no noise to see, or no signal to begin with.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10.
 
     Raises:
@@ -121,6 +124,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
             raise ValueError("start: expected 'random' for a loading that is not dense")
         self.start = start
         self.ard = check_number("ard", ard)
+        if ard > 0.0:
+            _check_ard(start, frame, self.gaussian)
         self.latent_features = self.gaussian.latent_features
         self.register_buffer("num_train", torch.ones(()))
 
@@ -137,6 +142,10 @@ class NoisyInjectiveFlow(FlowOverPrior):
     def _prior_stages(self) -> tuple[Stage, ...]:
         return (Stage(name="start", groups=(), prepare=self._place),)
 
+    @torch.no_grad()
+    def _prune(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        self.gaussian.prune()
+
     def _penalty(self) -> Tensor:
         """ARD, a share of it each row."""
         return self.ard / self.num_train * self.gaussian.ard_penalty()
@@ -145,12 +154,13 @@ class NoisyInjectiveFlow(FlowOverPrior):
         stages = super()._flow_stages()
         if self.ard == 0.0:
             return stages
-        return tuple(
+        penalised = (
             replace(stage, penalty=self._penalty)
             if stage.name in ("maximum-likelihood", "joint")
             else stage
             for stage in stages
         )
+        return (*penalised, Stage(name="prune", groups=(), prepare=self._prune))
 
     @torch.no_grad()
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
@@ -158,7 +168,7 @@ class NoisyInjectiveFlow(FlowOverPrior):
         if self.start == "random" or len(x_train) < 2:
             return
         rows = x_train[:_ROWS]
-        with evaluating(self):
+        with as_in_training(self):
             code = self._code(rows)[0]
         self.gaussian.start(*principal_start(code, rows, self.latent_features))
 
@@ -274,7 +284,7 @@ class NoisyInjectiveFlow(FlowOverPrior):
     # -- codes -----------------------------------------------------------------------------------
 
     def _checked(self, x: Tensor) -> Tensor:
-        return check_rows("x", x, self.features, self._reference())
+        return check_finite("x", check_rows("x", x, self.features, self._reference()))
 
     def _code(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f(x) (N, D), nothing (N, 0) and log|det df/dx| (N,).
@@ -291,6 +301,23 @@ class NoisyInjectiveFlow(FlowOverPrior):
         if noise is None:
             noise = code.new_zeros(len(code), width)
         return torch.cat([code, noise], dim=1)
+
+
+def _check_ard(start: Start, frame: Frame, gaussian: NoisyInjectiveGaussian) -> None:
+    """Refuse what automatic relevance determination answers wrongly.
+
+    Raises:
+        ValueError: a start that is not principal, whitening, or no room for the noise.
+    """
+    if start != "principal":
+        raise ValueError(f"start: expected 'principal' with ard, got {start!r}")
+    if frame == "pca":
+        raise ValueError("frame: expected 'none' or 'rotation' with ard, whitening hides the noise")
+    if gaussian.log_std.requires_grad and gaussian.latent_features == gaussian.features:
+        raise ValueError(
+            f"latent_features: expected below {gaussian.features} with ard and learned noise, "
+            f"got {gaussian.latent_features}"
+        )
 
 
 def _standard_normal(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from flowzoo.interfaces import Prior
 from flowzoo.low_rank import DenseLoading, principal_start
 from flowzoo.priors import NoisyInjectiveGaussian, PerChart, build_prior
 from flowzoo.priors.noisy_injective_gaussian import Embedding
-from flowzoo.training.injective import evaluating
+from flowzoo.training.modes import as_in_training
 from flowzoo.validation import check_number
 
 if TYPE_CHECKING:
@@ -186,19 +186,37 @@ def start(model: VQFlow, x: Tensor, chart: Tensor) -> None:
     prior, shape = model.flow.prior, gaussian(model.flow.prior)
     if shape is None or not isinstance(shape.loading, DenseLoading) or len(x) < 2:
         return
-    with evaluating(model.flow):
+    x, chart = x[: START_ROWS * model.num_charts], chart[: START_ROWS * model.num_charts]
+    with as_in_training(model.flow):
+        code = _encoded(model, x, chart)
         if not isinstance(prior, PerChart):
-            rows = slice(START_ROWS)
-            code = model.chart_encode(x[rows], chart[rows]).value
-            shape.start(*principal_start(code, x[rows], shape.latent_features))
+            few = slice(START_ROWS)
+            shape.start(*principal_start(code[few], x[few], shape.latent_features))
             return
         for k in range(model.num_charts):
-            own = x[chart == k]
-            own = (x if len(own) < 2 * x.shape[1] else own)[:START_ROWS]
-            index = torch.full((len(own),), k, dtype=torch.int64, device=x.device)
+            own = chart == k
+            rows, seen = x[own][:START_ROWS], code[own][:START_ROWS]
+            if len(rows) < 2 * x.shape[1]:
+                rows = x[:START_ROWS]
+                seen = _encoded(model, rows, torch.full_like(chart[: len(rows)], k))
             part = prior.part(k)
-            found = principal_start(
-                model.chart_encode(own, index).value, own, shape.latent_features
-            )
-            part.start(*found)  # type: ignore[operator]
+            part.start(*principal_start(seen, rows, shape.latent_features))  # type: ignore[operator]
             prior.put(k, part)
+
+
+def _encoded(model: VQFlow, x: Tensor, chart: Tensor) -> Tensor:
+    pairs = zip(x.split(model.rows_per_call), chart.split(model.rows_per_call), strict=True)
+    return torch.cat([model.chart_encode(rows, own).value for rows, own in pairs])
+
+
+@torch.no_grad()
+def prune(model: VQFlow) -> None:
+    """Take out the directions of each plane that automatic relevance determination has emptied."""
+    prior = model.flow.prior
+    if not isinstance(prior, PerChart):
+        prior.prune()  # type: ignore[operator]
+        return
+    for k in range(model.num_charts):
+        part = prior.part(k)
+        part.prune()  # type: ignore[operator]
+        prior.put(k, part)

@@ -23,7 +23,7 @@ from flowzoo.interfaces import (
     Step,
 )
 from flowzoo.registry import build_part
-from flowzoo.training.injective import evaluating
+from flowzoo.training.modes import evaluating
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import (
     check_draw,
@@ -229,7 +229,11 @@ class VQFlow(Mixture):
                 penalty=partial(heads.ard_penalty, self) if self.ard > 0.0 else None,
             ),
             *(() if around is None else around.after()),
+            *((Stage(name="prune", groups=(), prepare=self._prune),) if self.ard > 0.0 else ()),
         )
+
+    def _prune(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        heads.prune(self)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         return objectives.training_loss(self, x, noise)
