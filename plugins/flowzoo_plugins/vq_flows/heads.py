@@ -205,7 +205,8 @@ def start(model: VQFlow, x: Tensor, chart: Tensor) -> None:
 
 
 def _encoded(model: VQFlow, x: Tensor, chart: Tensor) -> Tensor:
-    pairs = zip(x.split(model.rows_per_call), chart.split(model.rows_per_call), strict=True)
+    size = model.rows_per_call
+    pairs = zip(torch.split(x, size), torch.split(chart, size), strict=True)
     return torch.cat([model.chart_encode(rows, own).value for rows, own in pairs])
 
 
