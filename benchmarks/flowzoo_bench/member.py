@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from flowzoo import registry
-from flowzoo.interfaces import LEBESGUE, MetricValue, Splits, Task, Trained
+from flowzoo.interfaces import LEBESGUE, MetricValue, Task, Trained
+from flowzoo.task_validation import check_task_data
 from flowzoo.training import FitResult
 from flowzoo.training.checkpoint import write_atomically
-from flowzoo.validation import check_finite, check_rows
 from flowzoo_bench.records import ARRAYS, WEIGHTS, finite, run_folder
 from flowzoo_bench.runspec import RunSpec
 from flowzoo_bench.tasks.coordinates import changes_measure, coordinates
@@ -26,6 +26,7 @@ class Member:
     Attributes:
         spec: the run.
         splits: the replicate's data in original units.
+        labels: the classes of these rows; None without any.
         model: built under the run's own initialisation seed.
         coordinates: what the model sees of the data: scaled, their logit, or the data themselves.
         train, valid: what the model is trained on, in these coordinates.
@@ -40,7 +41,7 @@ class Member:
                 f"task: expected the data that were planned for, {spec.task.version}, got others, "
                 f"{fingerprint}"
             )
-        self.splits = _checked(self.task.splits(spec.data_seed()), self.task.features)
+        self.splits, self.labels = check_task_data(self.task, spec.data_seed())
         self.coordinates = coordinates(self.task, self.splits.train)
         self.dtype = getattr(torch, spec.precision)
         with torch.random.fork_rng(devices=[]):
@@ -178,7 +179,7 @@ class Member:
             seed=self.spec.seed_for("eval"),
             reconstruct=self.reconstruct if "reconstruct" in self.model.capabilities else None,
             embed=self.embed if "embed" in self.model.capabilities else None,
-            labels=self.task.labels(self.spec.data_seed()),
+            labels=self.labels,
         )
         began = time.perf_counter()
         rows, failures = self._measured(trained)
@@ -249,23 +250,6 @@ class Member:
                 for name, value in self.model.state_dict().items()
             }
             write_atomically(folder / WEIGHTS, save(state))
-
-
-def _checked(splits: Splits, features: int) -> Splits:
-    """The splits, if they are what a task promises.
-
-    Raises:
-        TypeError: not three tensors.
-        ValueError: a wrong shape or dtype, no rows, or a non-finite row.
-    """
-    if not isinstance(splits, Splits):
-        raise TypeError(f"task: splits: expected Splits, got {type(splits).__name__}")
-    for name, rows in zip(splits._fields, splits, strict=True):
-        where = f"task: {name} rows"
-        if len(check_rows(where, rows, features)) == 0:
-            raise ValueError(f"{where}: expected at least one, got none")
-        check_finite(where, rows)
-    return splits
 
 
 def one_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowzoo import registry
+from flowzoo.interfaces import Splits
 from flowzoo_bench.experiment import parse_experiment
 from flowzoo_bench.member import Member
 from flowzoo_bench.planner import Planner
@@ -191,6 +192,65 @@ def test_splits_that_break_the_contract_are_one_error_row(
     method = {"label": "s", "mixture": "shift"}
     text = {"name": "x", "tasks": ["blob"], "metrics": ["mean-norm"], "methods": [method]}
     assert len(Planner(parse_experiment(text, "x")).plan()) == 1  # one bad task stops no bench
+
+
+def test_a_run_has_the_labels_of_its_own_rows(
+    faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the replicate: the class of a row of this task can be seen from the row."""
+    item, seen = spec(3), []
+    blob, norm = registry.load("task", "blob"), registry.load("metric", "mean-norm")
+
+    def labels(self: Any, seed: int) -> Splits:
+        return Splits(*((x[:, 0] > 0).long() for x in self.splits(seed)))
+
+    monkeypatch.setattr(blob, "labels", labels)
+    monkeypatch.setattr(norm, "compute", lambda self, trained: seen.append(trained) or [])
+    assert run(tmp_path, item) == 0 and record(tmp_path, item).status == "ok"
+    (trained,) = seen
+    for rows, classes in zip(trained.splits, trained.labels, strict=True):
+        assert torch.equal(classes, (rows[:, 0] > 0).long())
+
+
+def _raise(*_: Any) -> Any:
+    raise KeyError("file")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"labels": _raise}, "ValueError: task: labels: raised KeyError: 'file'"),
+        ({"labels": lambda *_: [1, 2]}, "TypeError: task: labels: expected Splits or None, got"),
+        (
+            {"labels": lambda *_: Splits(*torch.zeros(3, 63).long())},
+            "ValueError: task: train labels: expected int64 of shape (64,), one a row, got",
+        ),
+        (
+            {"labels": lambda *_: Splits(*torch.zeros(3, 64))},
+            "ValueError: task: train labels: expected int64 of shape (64,), one a row, got",
+        ),
+        ({"shape": (1, 2, 2)}, "ValueError: task: shape: expected None or (C, H, W) of 2 entries"),
+        (
+            {"levels": 8, "bits": 3, "bin_width": 1.0},
+            "ValueError: task: train rows: expected values in [0, 8), as levels says, got -",
+        ),
+        ({"bits": 3}, "ValueError: task: bits: expected None or b of levels = 2^b, got 3"),
+        ({"dimension": 3}, "ValueError: task: dimension: expected None or 0 to 2, got 3"),
+    ],
+)
+def test_what_a_task_says_wrongly_of_its_data_is_an_error_before_training(
+    faulty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    reason: str,
+) -> None:
+    blob = registry.load("task", "blob")
+    for name, value in change.items():
+        monkeypatch.setattr(blob, name, value)
+    assert run(tmp_path, spec()) == 0
+    found = record(tmp_path, spec())
+    assert found.status == "error" and found.reason.startswith(reason) and found.curves == ()
 
 
 def test_members_with_a_result_are_not_measured_again(faulty: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -200,6 +201,89 @@ class Counts(Task):
         return Splits(*(torch.poisson(rate, generator=generator) for _ in range(3)))
 
 
+class Photos(Task):
+    """Two-bit images of 1 x 2 x 3 pixels, drawn anew from one set; their class is their sum's."""
+
+    bin_width, levels, bits, shape, logit = 1.0, 4, 2, (1, 2, 3), 0.05
+    aside = 0
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        draw = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 4, (900, 6), generator=draw).unique(dim=0)
+        self.kinds = self.images.sum(dim=1) % 5
+
+    def _order(self, seed):
+        return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))[
+            :600
+        ].split([300, 100, 200])
+
+    def splits(self, seed):
+        noise = torch.Generator().manual_seed(seed + 50)
+        draw = (
+            torch.rand(len(i), 6, generator=noise, dtype=torch.float64) for i in self._order(seed)
+        )
+        return Splits(*(self.images[i] + u for i, u in zip(self._order(seed), draw, strict=True)))
+
+    def labels(self, seed):
+        return Splits(*(self.kinds[i] for i in self._order(seed + self.aside)))
+
+
+class ThreeColours(Photos):
+    shape = (3, 2, 3)
+
+
+class ThreeBits(Photos):
+    bits = 3
+
+
+class FewLevels(Photos):
+    levels, bits = 3, None
+
+
+class NoBins(Photos):
+    bin_width = None
+
+
+class WideMargin(Photos):
+    logit = 0.5
+
+
+class LabelsElsewhere(Photos):
+    """Each split's labels are another seed's."""
+
+    aside = 1
+
+
+class LabelsOfOneSeed(Photos):
+    def labels(self, seed):
+        return super().labels(0)
+
+
+class LabelsByChance(Photos):
+    def labels(self, seed):
+        return Splits(*(torch.randint(0, 5, (len(x),)) for x in self.splits(seed)))
+
+
+class LabelsKept(Photos):
+    """All instances hand out the same tensors."""
+
+    known: ClassVar = {}
+
+    def labels(self, seed):
+        return self.known.setdefault(seed, super().labels(seed))
+
+
+class ShortLabels(Photos):
+    def labels(self, seed):
+        return Splits(*(kinds[1:] for kinds in super().labels(seed)))
+
+
+class Unlabelled(Photos):
+    def labels(self, seed):
+        return Splits(*(kinds - 1 for kinds in super().labels(seed)))
+
+
 FAULTS = [
     (NextCode, "codes", "expected code 0 to move the distances to chart 0, it moves those to"),
     (NextCodeKept, "codes", "expected each at distance 0 of its own chart, [0, 1, 2, 3], got"),
@@ -212,6 +296,17 @@ FAULTS = [
     (Everywhere, "support", "noise_scale: expected None where every row is on the support"),
     (LeakingLine, "distinct-rows", "21 test rows are train rows as well"),
     (LongLeakingLine, "distinct-rows", "test rows are train rows as well"),
+    (ThreeColours, "images", "shape: expected None or (C, H, W) of 6 entries, got (3, 2, 3)"),
+    (ThreeBits, "images", "bits: expected None or b of levels = 2^b, got 3 and levels 4"),
+    (FewLevels, "images", "train rows: expected values in [0, 3), as levels says, got"),
+    (NoBins, "images", "bin_width: expected 1 for whole levels"),
+    (WideMargin, "images", "logit: expected None, or a number in (0, 0.5) beside levels"),
+    (LabelsElsewhere, "labels", "rows have another class under another seed"),
+    (LabelsOfOneSeed, "labels", "rows have another class under another seed"),
+    (LabelsByChance, "labels", "labels: changes torch's random stream"),
+    (LabelsKept, "labels", "labels: hands out its own storage"),
+    (ShortLabels, "labels", "train labels: expected int64 of shape (300,), one a row, got"),
+    (Unlabelled, "labels", "train labels: expected classes 0, 1, ..., got -1"),
 ]
 
 
@@ -222,7 +317,9 @@ def test_a_planted_mistake_fails_its_check(part, name, said):
     assert_found(part, name, said)
 
 
-@pytest.mark.parametrize("part", [Prototypes, Slabs, Shares, Ring, Disc, Line, LongLine, Counts])
+@pytest.mark.parametrize(
+    "part", [Prototypes, Slabs, Shares, Ring, Disc, Line, LongLine, Counts, Photos]
+)
 def test_right_parts_are_no_false_alarm(part):
     report = run_checks(part)
     assert report.ok, [(r.name, r.message) for r in report.failures]

@@ -139,6 +139,8 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("splits", task_checks.splits_are),
         _Named("seeds", task_checks.seeds),
         _Named("distinct-rows", task_checks.rows_are_distinct),
+        _Named("images", task_checks.images),
+        _Named("labels", task_checks.labels),
         _Named("oracle", task_checks.oracle),
         _Named("oracle-normalised", task_checks.oracle_normalised),
         _Named("support", task_checks.support),

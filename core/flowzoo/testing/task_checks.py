@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from hashlib import blake2b
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from flowzoo.interfaces import Splits, Task
+from flowzoo.task_validation import check_description, check_labels, check_splits
 from flowzoo.testing.distribution import check_overlap, draws_follow
 from flowzoo.testing.isolation import untouched
 from flowzoo.testing.numerics import F64, SAME, close, finite
-from flowzoo.testing.outcome import NotApplicable, require
+from flowzoo.testing.outcome import CheckFailed, NotApplicable, require
 from flowzoo.testing.refusals import refuses
 from flowzoo.testing.subject import Subject, trying
 
 _DIGITS = 9  # to which rows are compared
 _COARSER = 4  # digits fewer, to see how often rows come close by chance
+_AMBIGUOUS = 0.05  # share of rows that are another row's equal by chance, and of another class
 
 
 def builds(subject: Subject) -> None:
@@ -115,6 +119,66 @@ def _pairs(first: Counter[bytes], second: Counter[bytes]) -> int:
 
 def _self_pairs(rows: Counter[bytes]) -> int:
     return sum(num * (num - 1) // 2 for num in rows.values())
+
+
+def images(subject: Subject) -> None:
+    """What the task says of levels, bits, bins, logit and shape fits its rows."""
+    task, splits = _data(subject)
+    _told(check_description, task)
+    if task.shape is None and task.levels is None:
+        raise NotApplicable("neither images nor levels")
+    _told(check_splits, task, splits)
+
+
+def labels(subject: Subject) -> None:
+    """Classes 0, 1, ..., one a row; equal seeds give equal ones, and they follow their rows."""
+    task, splits = _data(subject)
+    torch.manual_seed(99)
+    with untouched("labels"):
+        found = task.labels(0)
+    torch.manual_seed(98)
+    again = subject.make().labels(0)
+    if found is None or again is None:
+        require(found is again, "labels: None from one instance, not from another")
+        raise NotApplicable("no labels")
+    _told(check_labels, splits, found)
+    for name, a, b in zip(found._fields, found, again, strict=True):
+        require(torch.equal(a, b), f"{name} labels: one seed gives two results")
+    kept = Splits(*(classes.clone() for classes in found))
+    found.train.fill_(7)  # what a caller does to its copy is not seen by the next
+    require(torch.equal(_labels(task, 0).train, kept.train), "labels: hands out its own storage")
+    others, rows = _labels(task, 1), task.splits(1)
+    _told(check_labels, rows, others)
+    one, other = (_of_single_rows(task, *given) for given in ((splits, kept), (rows, others)))
+    shared = one.keys() & other.keys()
+    moved = sum(one[row] != other[row] for row in shared)
+    require(
+        moved <= _AMBIGUOUS * len(shared),
+        f"labels: {moved} of {len(shared)} rows have another class under another seed",
+    )
+
+
+def _told(check: Callable[..., object], *given: object) -> None:
+    try:
+        check(*given)
+    except (TypeError, ValueError) as error:
+        raise CheckFailed(str(error).removeprefix("task: ")) from error
+
+
+def _labels(task: Task, seed: int) -> Splits:
+    found = task.labels(seed)
+    require(found is not None, f"labels: None for seed {seed}, not for seed 0")
+    return cast(Splits, found)
+
+
+def _of_single_rows(task: Task, splits: Splits, labels: Splits) -> dict[bytes, int]:
+    """Class of each row that occurs once, by its levels where there are any."""
+    rows, classes = torch.cat(splits), torch.cat(labels)
+    if task.bin_width is not None:
+        rows = (rows / task.bin_width).floor()
+    keys = [row.tobytes() for row in rows.detach().numpy()]
+    count = Counter(keys)
+    return {key: kind for key, kind in zip(keys, classes.tolist(), strict=True) if count[key] == 1}
 
 
 def oracle(subject: Subject) -> None:
