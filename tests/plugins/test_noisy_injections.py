@@ -250,6 +250,15 @@ def test_start_finds_a_plane_and_no_direction_below_the_noise():
     torch.testing.assert_close(kept, torch.full_like(kept, math.log(0.5)))
 
 
+def test_a_start_without_noise_in_the_data_leaves_some():
+    z = torch.randn(200, 2, dtype=F64)
+    y = z @ torch.randn(2, 5, dtype=F64)  # a plane, exactly
+    injection = GaussianInjection(5, 2).double()
+    injection.start(y, y)
+    share = (2.0 * injection.plane.log_std).exp() / injection.plane.covariance().diagonal()
+    assert float(share.detach().min()) > 0.04
+
+
 def test_a_random_start_is_well_conditioned():
     for injection in (GaussianInjection(9, 9), UpSamplingInjection(16, shape=(1, 4, 4))):
         values = injection.plane.signal_to_noise().detach()
