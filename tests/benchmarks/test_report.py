@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowzoo_bench.records import ARRAYS, run_folder, write_spec
+from flowzoo_bench.report import figures
 from flowzoo_bench.report.build import write_report
 from flowzoo_bench.report.load import load_results
 from flowzoo_bench.report.sweeps import sweep_figure
 from flowzoo_bench.report.table import paired, table, too_good
+from flowzoo_bench.runspec import RunSpec
 from written import LL, density, put, spec
 
 
@@ -303,6 +305,82 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other(tmp_path: Path) -> None:
     assert "blob-charts.png" not in drawn
     assert any(p.startswith("figures/blob-charts.png not drawn: ") for p in results.problems)
     assert "figures/blob-charts.png not drawn" in (tmp_path / "table.md").read_text("utf-8")
+
+
+def put_arrays(folder: Path, run: RunSpec, mark: float) -> Path:
+    """Arrays that say in the first entry whose they are."""
+    x = torch.randn(9, 2)
+    x[0] = mark
+    path = run_folder(folder, run.run_id) / ARRAYS
+    save_file({"data": x, "samples": x.clone()}, path)
+    return path
+
+
+def drawn_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float], list[str]]:
+    """Which replicate of each method is in the picture of samples; what the report complains of."""
+    seen: dict[str, float] = {}
+
+    def look(task: str, held: Any, view: Any) -> None:
+        seen.update({method: float(arrays["samples"][0, 0]) for method, arrays in held.items()})
+
+    monkeypatch.setattr(figures, "samples_figure", look)
+    return seen, write_report(folder).problems
+
+
+@pytest.mark.parametrize("status", ["non_finite", "error"])
+def test_a_run_one_of_whose_metrics_failed_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    for replicate in (0, 1):
+        for method in ("A", "B"):
+            run, good = spec(method, replicate), (method, replicate) == ("B", 1)
+            put(tmp_path, run, density(1.0), status="ok" if good else status)
+            put_arrays(tmp_path, run, float(replicate))
+    lost = spec("C", 0)
+    put(tmp_path, lost, status="diverged")  # has no samples worth a look
+    put_arrays(tmp_path, lost, 0.0)
+    assert drawn_from(tmp_path, monkeypatch) == ({"A": 0.0, "B": 1.0}, [])
+
+
+def test_samples_without_a_number_are_drawn(tmp_path: Path) -> None:
+    run = spec("A", 0)
+    put(tmp_path, run, density(1.0), status="non_finite")
+    arrays = {"data": torch.randn(9, 2), "samples": torch.full((9, 2), float("nan"))}
+    save_file(arrays, run_folder(tmp_path, run.run_id) / ARRAYS)
+    assert write_report(tmp_path).problems == []
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"blob-samples.png"}
+
+
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "not drawn from: damaged: "),
+        (lambda path: save_file({"data": torch.ones(2, 2)}, path), "expected data and samples"),
+        (Path.unlink, "not there, nothing is drawn from it"),
+    ],
+)
+def test_the_next_replicate_is_drawn_where_arrays_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any, said: str
+) -> None:
+    for replicate in (0, 1):
+        put(tmp_path, spec("A", replicate), density(1.0))
+        put_arrays(tmp_path, spec("A", replicate), float(replicate))
+    harm(run_folder(tmp_path, spec("A", 0).run_id) / ARRAYS)
+    seen, problems = drawn_from(tmp_path, monkeypatch)
+    assert seen == {"A": 1.0}
+    (line,) = problems
+    assert line.startswith(f"records/{spec('A', 0).run_id}/{ARRAYS}: ") and said in line
+    assert line in (tmp_path / "table.md").read_text("utf-8")
+
+
+def test_records_without_arrays_are_said_to_be_so_once(tmp_path: Path) -> None:
+    for replicate in (0, 1):
+        put(tmp_path, spec("A", replicate), density(1.0))
+    assert write_report(tmp_path).problems == [f"no pictures of data: no run has its {ARRAYS}"]
+    put(tmp_path, spec("A", 0), density(1.0), reason="no pictures: ValueError: assign")
+    put(tmp_path, spec("B", 0), status="error", reason="OSError: the disk is gone")
+    put_arrays(tmp_path, spec("A", 1), 1.0)
+    assert write_report(tmp_path).problems == []  # the records say why
 
 
 @pytest.mark.parametrize("rows", [1, 2])

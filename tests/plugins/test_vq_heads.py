@@ -266,6 +266,8 @@ def test_refusals():
         ({"prior_per_chart": True}, "prior_per_chart: expected priors with parameters, got Stand"),
         ({"ard": 1.0}, "ard: expected 0 for a prior that is not noisy injective"),
         ({**HEADS, "ard": -1.0}, "ard: expected"),
+        ({**HEADS, "ard": 1.0, "frames": "pca"}, "frames: expected 'none' with ard"),
+        ({"prior": {**HEAD, "latent_features": 2}, "ard": 1.0}, "latent_features: expected below"),
         ({**HEADS, "base_flow": {"name": "cef"}}, "prior_per_chart: expected False for an inj"),
         ({"prior": {**HEAD, "latent_features": 3}}, "latent_features: expected at most"),
     ]:

@@ -286,6 +286,19 @@ class NoisyInjectiveGaussian(Prior):
         norms = self.loading.matrix().square().sum(dim=0)
         return 0.5 * self.features * (norms + floor * trace).log().sum()
 
+    def check_ard(self) -> None:
+        """Refuse planes that automatic relevance determination says nothing of.
+
+        Raises:
+            ValueError: the loading is not dense, or it leaves a learned noise no column to see.
+        """
+        self._dense()
+        if self.log_std.requires_grad and self.latent_features == self.features:
+            raise ValueError(
+                f"latent_features: expected below {self.features} with ard and learned noise, got "
+                f"{self.latent_features}"
+            )
+
     @torch.no_grad()
     def start(self, bias: Tensor, loading: Tensor, variance: Tensor) -> None:
         """Take b (D,), A (D, d) and the diagonal of Sigma (D,), in place; see ``principal_start``.

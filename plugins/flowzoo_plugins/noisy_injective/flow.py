@@ -313,11 +313,7 @@ def _check_ard(start: Start, frame: Frame, gaussian: NoisyInjectiveGaussian) -> 
         raise ValueError(f"start: expected 'principal' with ard, got {start!r}")
     if frame == "pca":
         raise ValueError("frame: expected 'none' or 'rotation' with ard, whitening hides the noise")
-    if gaussian.log_std.requires_grad and gaussian.latent_features == gaussian.features:
-        raise ValueError(
-            f"latent_features: expected below {gaussian.features} with ard and learned noise, "
-            f"got {gaussian.latent_features}"
-        )
+    gaussian.check_ard()
 
 
 def _standard_normal(x: Tensor) -> Tensor:

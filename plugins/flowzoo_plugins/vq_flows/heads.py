@@ -90,6 +90,20 @@ def gaussian(prior: Prior | PerChart) -> NoisyInjectiveGaussian | None:
     return kind if isinstance(kind, NoisyInjectiveGaussian) else None
 
 
+def check_ard(model: VQFlow) -> None:
+    """Refuse what automatic relevance determination answers wrongly.
+
+    Raises:
+        ValueError: a prior that is not noisy injective, frames, or no room for the noise.
+    """
+    shape = gaussian(model.flow.prior)
+    if shape is None:
+        raise ValueError("ard: expected 0 for a prior that is not noisy injective")
+    if model.flow.frames is not None:
+        raise ValueError("frames: expected 'none' with ard, whitening hides the noise")
+    shape.check_ard()
+
+
 def check_noise_scale(model: VQFlow, noise_scale: float) -> float:
     """Return ``noise_scale`` where the model has noise to scale.
 

@@ -75,7 +75,8 @@ class VQFlow(Mixture):
             space.
         prior_per_chart: whether each chart has a prior with parameters of its own.
         ard: weight of automatic relevance determination of a noisy injective prior, which empties
-            the directions of its planes that the likelihood does not need; 1 is the posterior mode.
+            the directions of its planes that the likelihood does not need, 1 is the posterior mode;
+            it wants no frames, a volume-preserving flow, isotropic noise and fewer than D columns.
         overlap: m, how many nearest charts contain a point.
         margin: epsilon, which widens charts to distances (1 + epsilon) times the m-th smallest.
         max_active: with a margin, the most charts a point may lie in; None is K. Objective
@@ -180,8 +181,8 @@ class VQFlow(Mixture):
         self.ard = check_number("ard", ard)
         if heads.gaussian(self.flow.prior) is not None:
             self.capabilities = self.capabilities | heads.CAPABILITIES  # type: ignore[misc]
-        elif self.ard > 0.0:
-            raise ValueError("ard: expected 0 for a prior that is not noisy injective")
+        if self.ard > 0.0:
+            heads.check_ard(self)
         matrices = self.flow.frames is not None or self.flow.base.num_charts is not None
         width = self.flow.base.context_features + (features * features if matrices else features)
         width = max(width, heads.numbers_a_chart(self.flow.prior))
