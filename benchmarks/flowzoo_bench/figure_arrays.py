@@ -49,7 +49,7 @@ def kept_parts(trained: Trained, spec: RunSpec) -> dict[str, Callable[[], Arrays
     makers: dict[str, Callable[[Trained, RunSpec], Arrays]] = {"knobs": _knobs}
     if trained.reconstruct is not None:
         makers["reconstructions"] = _reconstructions
-    if trained.embed is not None and trained.labels is not None:
+    if trained.embed is not None and _classes(trained) > 1:
         makers["embeddings"] = _embeddings
     return {
         part: partial(make, trained, spec) for part, make in makers.items() if part in spec.keep
@@ -77,6 +77,11 @@ def _assigned(trained: Trained, x: Tensor) -> Tensor:
 def _few(trained: Trained, spec: RunSpec) -> int:
     images = trained.task.shape is not None or trained.task.bin_width is not None
     return min(spec.num_samples, _SHEET if images else _CLOUD)
+
+
+def _classes(trained: Trained) -> int:
+    """How many classes the rows have that embeddings are fitted on."""
+    return 0 if trained.labels is None else len(trained.labels.train[:_FIT].unique())
 
 
 def _knobs(trained: Trained, spec: RunSpec) -> Arrays:

@@ -15,7 +15,7 @@ from flowzoo.interfaces import LEBESGUE, MetricValue, Task, Trained
 from flowzoo.task_validation import check_task_data
 from flowzoo.training import FitResult
 from flowzoo.training.checkpoint import write_atomically
-from flowzoo_bench.records import ARRAYS, WEIGHTS, finite, run_folder
+from flowzoo_bench.records import ARRAYS, NO_PICTURES, WEIGHTS, finite, run_folder
 from flowzoo_bench.runspec import RunSpec
 from flowzoo_bench.tasks.coordinates import changes_measure, coordinates
 
@@ -199,7 +199,7 @@ class Member:
             notes = self._save_arrays(folder, trained)
         except Exception as error:  # pictures are no result: the numbers stand without them
             traceback.print_exc()
-            notes = [f"no pictures: {one_line(error)}"]
+            notes = [f"{NO_PICTURES}: {one_line(error)}"]
         fields["reason"] = "; ".join(note for note in (fields["reason"], *notes) if note)
         return fields
 

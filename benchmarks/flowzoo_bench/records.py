@@ -23,6 +23,9 @@ RECORD, SPEC, ARRAYS, WEIGHTS = (
     "model.safetensors",
 )
 
+NO_PICTURES = "no pictures"
+"""Begins what a record says of arrays that could not be made."""
+
 
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

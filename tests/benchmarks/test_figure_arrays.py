@@ -139,6 +139,30 @@ def test_embeddings_part_the_classes_that_the_data_hide() -> None:
         assert (centres.sort().values.diff() > 4 * within).all()
 
 
+def test_rows_of_one_class_have_no_embeddings_to_part() -> None:
+    run = trained(Labelled(), Line(3))
+    assert run.labels is not None
+    run.labels.train.fill_(1)
+    assert set(kept_parts(run, spec())) == {"knobs", "reconstructions"}
+
+
+def test_the_plane_is_fitted_on_training_rows() -> None:
+    """Test rows named at random have no plane of their own that parts them."""
+    run = trained(Labelled(), Line(3))
+    expected = made(run, spec())
+    assert run.labels is not None
+    run.labels.test.copy_(torch.randint(0, 3, (60,), generator=_generator(4)))
+    got = made(run, spec())
+    for name, inside in (
+        ("embeddings/plane", lambda x: x[:, 1:]),
+        ("embeddings/data_plane", lambda x: x),
+    ):
+        assert torch.equal(got[name], expected[name])
+        train, test = run.splits.train, run.splits.test[:40]
+        plane = discriminant_plane(inside(train), run.labels.train, inside(test))
+        assert torch.equal(got[name], plane)
+
+
 def test_the_axis_of_two_gaussians_is_fishers() -> None:
     covariance = torch.tensor([[2.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 0.5]]).double()
     apart = torch.tensor([1.0, -1.0, 2.0]).double()

@@ -131,6 +131,10 @@ def test_what_is_not_finite_or_not_there():
     run = trained(lambda x: x)
     run.labels.test[7] = 3  # a class that no training row has
     assert EmbeddingSeparability().compute(run) == []
+    run = trained(lambda x: x)
+    for classes in run.labels:
+        classes.fill_(2)
+    assert EmbeddingSeparability().compute(run) == []  # a single class
     with pytest.raises(ValueError, match="k: expected at most the 500 training rows, got 501"):
         accuracy(lambda x: x, k=501)
     for name in ("k", "max_train", "max_test"):

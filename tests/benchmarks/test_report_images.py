@@ -160,6 +160,23 @@ def test_embeddings_are_coloured_by_class() -> None:
     assert embeddings_figure("t", {"other": {"data": plane}}) is None
 
 
+@pytest.mark.parametrize("classes", [[0, 10, 20], list(range(5, 19))])
+def test_classes_have_colours_of_their_own_whatever_their_numbers(classes: list[int]) -> None:
+    """The same in every panel, though the last shows fewer classes."""
+    many = np.repeat(classes, 2)
+    plane = np.arange(2.0 * len(many)).reshape(-1, 2)
+    names = ("embeddings/plane", "embeddings/data_plane")
+    all_of_them = {**dict.fromkeys(names, plane), "embeddings/classes": many}
+    some = {**dict.fromkeys(names, plane[2:]), "embeddings/classes": many[2:]}
+    colours = [
+        {cloud.get_label(): tuple(cloud.get_facecolor()[0]) for cloud in axes.collections}
+        for axes in embeddings_figure("t", {"a": all_of_them, "b": some}).axes
+    ]
+    assert len(set(colours[0].values())) == len(classes)
+    assert all(colours[0][label] == colour for label, colour in colours[2].items())
+    assert len(colours[2]) == len(classes) - 1
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 4), None])
 def test_a_report_draws_all_that_is_kept(tmp_path: Path, shape: tuple[int, ...] | None) -> None:
     run = spec("A", 0)

@@ -23,8 +23,8 @@ class EmbeddingSeparability(Metric):
     have, by Euclidean distance in the embedding as it is, neither centred nor scaled; of classes
     with equally many, the one whose neighbour is nearest. Nothing is tuned. ``reference`` is the
     same score of the data rows themselves. NaN where an embedding is not finite. No value for
-    models without ``embed``, for tasks without labels, or where test rows have classes that no
-    training row has.
+    models without ``embed``, for tasks without labels or with a single class, or where test rows
+    have classes that no training row has.
 
     Args:
         k: how many neighbours.
@@ -49,6 +49,8 @@ class EmbeddingSeparability(Metric):
         if trained.embed is None or trained.labels is None:
             return []
         if not bool(torch.isin(trained.labels.test, trained.labels.train).all()):
+            return []
+        if len(trained.labels.train.unique()) < 2:  # nothing to tell apart
             return []
         train, labels = _some(trained.splits.train, trained.labels.train, self.max_train)
         test, truth = _some(trained.splits.test, trained.labels.test, self.max_test)

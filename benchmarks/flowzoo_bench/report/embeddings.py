@@ -35,6 +35,7 @@ def embeddings_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any
         (method, arrays["embeddings/plane"], arrays["embeddings/classes"])
         for method, arrays in found.items()
     ]
+    colours = _colours(np.unique(np.concatenate([classes for _, _, classes in panels])))
     columns = min(_COLUMNS, len(panels))
     down = ceil(len(panels) / columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * down + 0.5), dpi=DPI)
@@ -44,7 +45,7 @@ def embeddings_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any
         known = np.isfinite(plane).all(axis=1)
         for label in np.unique(classes):
             points = plane[known & (classes == label)]
-            colour = f"C{int(label) % 10}"
+            colour = colours[int(label)]
             axes.scatter(
                 points[:, 0], points[:, 1], s=3.0, color=colour, linewidths=0, label=str(int(label))
             )
@@ -57,3 +58,11 @@ def embeddings_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any
             axes.legend(fontsize=5, markerscale=2.0, loc="best")
     figure.tight_layout()
     return figure
+
+
+def _colours(classes: Array) -> dict[int, Any]:
+    """A colour for each class that is shown, the same in all panels; no two alike up to 20."""
+    from matplotlib import colormaps
+
+    chosen = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+    return {int(label): chosen(index % chosen.N) for index, label in enumerate(classes)}

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from flowzoo_bench.records import ARRAYS, DataInfo
+from flowzoo_bench.records import ARRAYS, NO_PICTURES, DataInfo
 from flowzoo_bench.report.embeddings import embeddings_figure
 from flowzoo_bench.report.knob_curves import knob_curves_figure
 from flowzoo_bench.report.knob_samples import Knob, knob_samples_figure
@@ -24,7 +24,7 @@ from flowzoo_bench.report.rows_drawn import (
     samples_figure,
 )
 from flowzoo_bench.report.sweeps import sweep_figure
-from flowzoo_bench.report.table import TableRow
+from flowzoo_bench.report.table import MEASURED, TableRow
 from flowzoo_bench.report.view import View
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
         What could not be drawn and why: a picture that fails costs no other.
     """
     folder = _Folder(results.out / "figures", _slugs(results.tasks), _slugs(results.methods))
+    missing: list[Path] = []
+    found = False
     for task in results.tasks:
         arrays: dict[str, Mapping[str, Array]] = {}
         info: DataInfo | None = None
         for method in results.methods:
-            run = _first_ok(results.of(task, method))
-            if run is None:
-                continue
-            held = _arrays(files_of(results.out, run) / ARRAYS)
-            if held is not None:
+            run, held = _drawn(results, task, method, folder.problems, missing)
+            if run is not None and held is not None:
                 arrays[method] = held
                 info = info or (run.record.data if run.record else None)
         if arrays:
+            found = True
             _data_figures(folder, task, arrays, info)
         folder.draw(task, "curves", partial(learning_figure, results, task))
         for option in dict.fromkeys(point.option for point in results.sweeps.values()):
@@ -60,6 +60,10 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
         for measured in by_setting(knob_scores(rows, task)):
             kind = _slug(f"scores vs {measured[0].knob} {measured[0].fixed}")
             folder.draw(task, kind, partial(knob_curves_figure, task, measured))
+    if found:
+        folder.problems += [f"{path}: not there, nothing is drawn from it" for path in missing]
+    elif missing:  # records that came without their arrays
+        folder.problems.append(f"no pictures of data: no run has its {ARRAYS}")
     return folder.problems
 
 
@@ -110,19 +114,44 @@ def _data_figures(
         folder.draw(task, kind, partial(layers_figure, task, method, held))
 
 
-def _first_ok(runs: Iterable[Run]) -> Run | None:
-    return next((run for run in runs if run.status == "ok"), None)
+def _drawn(
+    results: Results, task: str, method: str, problems: list[str], missing: list[Path]
+) -> tuple[Run | None, Mapping[str, Array] | None]:
+    """The first replicate that went well and has arrays; else the first that was measured."""
+    runs = [run for run in results.of(task, method) if run.status in MEASURED]
+    for run in sorted(runs, key=lambda run: run.status != "ok"):  # the order is kept otherwise
+        path = files_of(results.out, run) / ARRAYS
+        try:
+            return run, _arrays(path)
+        except FileNotFoundError:
+            record = run.record
+            if record is None or (run.status != "ok" and not record.metrics):
+                continue  # failed before there were any
+            if NO_PICTURES not in record.reason:
+                missing.append(path.relative_to(results.out))
+        except (OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            problems.append(f"{path.relative_to(results.out)}: not drawn from: {text}")
+    return None, None
 
 
-def _arrays(path: Path) -> Mapping[str, Array] | None:
+def _arrays(path: Path) -> Mapping[str, Array]:
+    """The arrays of a run.
+
+    Raises:
+        OSError: they cannot be read.
+        ValueError: the file is damaged, or holds something else.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         held: dict[str, Array] = load_file(path)
-    except (OSError, SafetensorError):
-        return None
-    return held if {"data", "samples"} <= held.keys() else None
+    except SafetensorError as error:
+        raise ValueError(f"damaged: {error}") from error
+    if not {"data", "samples"} <= held.keys():
+        raise ValueError(f"expected data and samples, got {sorted(held)}")
+    return held
 
 
 def _slugs(labels: Iterable[str]) -> dict[str, str]:
