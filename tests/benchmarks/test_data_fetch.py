@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 
 from flowzoo_bench.cache import CACHE_VARIABLE
@@ -87,6 +90,62 @@ def test_a_download_happens_once(server: Server, cache: Path) -> None:
     read(data, NAME)  # and is found without being asked for
     assert server.asked == ["/good"]
     assert [path.name for path in (cache / "tiny").iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("page", ["good", "missing"])
+def test_a_download_is_quiet_and_leaves_the_logger_as_it_was(server: Server, page: str) -> None:
+    """What it would say, to keep the hash of the file, has been done."""
+    server.pages["/good"] = gzip.compress(CONTENT)
+    logger, said = pooch.get_logger(), []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    level = logger.level
+    try:
+        read(data_set(f"{server.url}/{page}"), NAME, download=True)
+    except DataNotFoundError:
+        assert page == "missing"
+    finally:
+        logger.removeHandler(handler)
+    assert said == [] and logger.level == level
+
+
+@pytest.mark.parametrize("download", [True, False])
+@pytest.mark.parametrize("content", [b"", gzip.compress(CONTENT)[:-9], gzip.compress(b"other")])
+def test_a_damaged_file_in_the_cache_is_replaced_or_named(
+    server: Server, cache: Path, download: bool, content: bytes
+) -> None:
+    server.pages["/good"] = gzip.compress(CONTENT)
+    data = data_set(f"{server.url}/good")
+    place = cache / "tiny" / NAME
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    if not download:
+        with pytest.raises(ValueError, match=re.escape(str(place))):
+            read(data, NAME)
+        assert place.read_bytes() == content
+        return
+    assert read(data, NAME, download=True) == CONTENT
+    assert read(data, NAME) == CONTENT and server.asked == ["/good"]
+    assert gzip.decompress(place.read_bytes()) == CONTENT
+
+
+def test_a_good_file_behind_a_damaged_one_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / NAME).write_bytes(gzip.compress(CONTENT)[:-9])
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / NAME).write_bytes(gzip.compress(CONTENT))
+    assert read(data_set(packaged=(str(package),)), NAME, root=tmp_path) == CONTENT
+    assert str(tmp_path / NAME) in caplog.text and "whole gzip file" in caplog.text
+
+
+def test_a_damaged_file_is_named_where_a_download_fails(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"text")
+    with pytest.raises(ValueError, match="could not be downloaded") as caught:
+        read(data_set(f"{server.url}/missing"), NAME, root=tmp_path, download=True)
+    assert str(tmp_path / NAME) in str(caught.value)
 
 
 def test_nothing_is_downloaded_unasked(server: Server) -> None:
@@ -198,6 +257,21 @@ def test_unknown_files_are_refused() -> None:
 def test_what_is_no_idx_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="idx: expected"):
         parse_idx(content)
+
+
+@pytest.mark.parametrize(
+    "sizes, values",
+    [
+        ((2**32 - 1,) * 3, 5),
+        ((2**31, 2**31, 4), 0),  # 2^64 is 0 to 64 bits
+        ((0, 2**32 - 1, 2**32 - 1), 0),
+        ((1,) * 100, 1),
+    ],
+)
+def test_sizes_beyond_all_arrays_are_refused(sizes: tuple[int, ...], values: int) -> None:
+    header = struct.pack(f">4B{len(sizes)}I", 0, 0, 8, len(sizes), *sizes)
+    with pytest.raises(ValueError, match=r"t10k\.gz: expected .*, got"):
+        parse_idx(header + bytes(values), "t10k.gz")
 
 
 def test_idx_of_any_shape() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from flowzoo.training.checkpoint import load_checkpoint, save_checkpoint
 from flowzoo_bench.cache import cache_folder
 from flowzoo_bench.metrics.features import store
 from flowzoo_bench.metrics.features.classifier import ImageClassifier, fit_classifier
@@ -127,6 +128,27 @@ def test_a_damaged_file_is_replaced(folder, caplog):
         assert same(stored_classifier(x, labels, SHAPE, 8), network)
     assert "cannot be read and is trained again" in caplog.text
     assert path.read_bytes() == good
+
+
+def test_weights_that_changed_on_disk_are_not_used(folder, caplog):
+    x, labels = images()
+    network = stored_classifier(x, labels, SHAPE, 8)
+    (path,) = folder.glob("*.safetensors")
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[-3] ^= 0x40  # a number among the weights: the file is whole and of the right form
+    other, meta = load_checkpoint(path)
+    other["head.bias"] += 1.0
+    meta.pop("sha256")
+    save_checkpoint(path, other, meta)
+    for content in (path.read_bytes(), bytes(flipped)):
+        path.write_bytes(content)
+        store._recent.clear()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert same(stored_classifier(x, labels, SHAPE, 8), network)
+        assert "the weights are not those that were kept" in caplog.text
+        assert path.read_bytes() == good
 
 
 def test_where_nothing_can_be_kept_it_still_works(folder, caplog):

@@ -125,6 +125,30 @@ def test_the_reference_is_the_score_of_validation_images():
     assert test["class_histogram_distance[classifier]"].value == 0
 
 
+@pytest.mark.parametrize("sizes, count", [((400, 40, 100), 40), ((400, 120, 50), 50)])
+def test_samples_and_the_floor_are_of_equal_size(sizes, count):
+    """Distances of few rows are larger: a floor of fewer rows than samples would be no floor."""
+    task, asked = Quarters(), []
+    task.splits = lambda seed: Splits(*(draw(rows, seed + i) for i, rows in enumerate(sizes)))
+    task.labels = lambda seed: Splits(*(ALL.repeat(rows)[:rows] for rows in sizes))
+
+    def sample(num, seed, **knobs):
+        asked.append(num)
+        return real(num, seed)
+
+    got = measured(sample, task=task)
+    assert asked == [count] and {got[name].n for name in NAMES} == {count}
+    features = ImageFeatures.of(trained(sample, task=task))
+    order = torch.Generator().manual_seed(0)
+    valid = task.splits(0).valid
+    test = task.splits(0).test
+    rows = [
+        features(x[torch.randperm(len(x), generator=order.manual_seed(0))[:count]])[0]
+        for x in (valid, test)
+    ]
+    assert got["frechet_distance[classifier]"].reference == frechet_distance(*rows)
+
+
 def test_every_fault_shows_where_it_should():
     def noise(num, seed, **knobs):
         return LEVELS * torch.rand(num, 64, generator=torch.Generator().manual_seed(seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import logging
@@ -33,8 +34,9 @@ def read(
     """The uncompressed, verified bytes of one file of a data set.
 
     Looked for, in order: below ``root``, below the folder ``FLOWZOO_DATA`` names, in the cache of
-    earlier downloads, in a package of the system. A file may be there compressed or not. Nothing is
-    downloaded unless ``download`` says so.
+    earlier downloads, in a package of the system. A file may be there compressed or not. One with
+    other content than it should have is passed by, with a warning. Nothing is downloaded unless
+    ``download`` says so; what is takes the place of a damaged file in the cache.
 
     Args:
         data: the data set.
@@ -46,19 +48,28 @@ def read(
 
     Raises:
         DataNotFoundError: it is nowhere, and may not be or could not be downloaded.
-        ValueError: a file that is found has other content than it should.
+        ValueError: what is found has other content than it should.
     """
     file = data.file(name)
     if not verify:
         return _unverified(data, file, root)
+    damaged: list[str] = []
     for path in _places(data, file, root):
         try:
             return _verified(path, file)
         except _OtherSetError:
             continue
-    if not download:
+        except (OSError, ValueError) as error:
+            damaged.append(str(error))
+            _log.warning("passed by: %s", error)
+    try:
+        if download:
+            return _download(data, file)
         raise DataNotFoundError(_how_to(data, file, root))
-    return _download(data, file)
+    except DataNotFoundError as error:
+        if damaged:
+            raise ValueError(f"{'; '.join(damaged)}; {error}") from error
+        raise
 
 
 def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
@@ -132,7 +143,8 @@ def _download(data: DataSet, file: File) -> bytes:
     for url in file.urls:
         arriving = f"{file.name}.{os.getpid()}.part"  # others may be fetching it as well
         try:
-            path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
+            with _quiet(pooch.get_logger()):  # it asks for a hash, which is kept elsewhere
+                path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
             try:
                 content = _verified(path, file)
             except ValueError:
@@ -146,6 +158,17 @@ def _download(data: DataSet, file: File) -> bytes:
         return content
     tried = "; ".join(failures) or "no address is known"
     raise DataNotFoundError(f"{data.name}: {file.name} could not be downloaded: {tried}")
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Nothing below a warning from this logger."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _how_to(data: DataSet, file: File, root: str | Path | None) -> str:

@@ -60,7 +60,8 @@ class ImageQuality(Metric):
       among samples and test images, both as the classifier sees them.
     * ``classifier_accuracy``: of the classifier on all test images, or, where they have classes it
       never saw, ``classifier_accuracy[held apart]`` on the remaining tenth of the training images.
-      Its unit names the hash of its weights.
+      Its unit names the hash of its weights. Where images overlap, as patches of one photo do, the
+      latter flatters: part of what is held apart was seen in training.
 
     Samples drawn at a noise scale or temperature other than 1 add ``[s=...]`` and ``[t=...]``. All
     numbers of a setting are NaN where one of its samples is not finite. No values for tasks without

@@ -39,10 +39,13 @@ class IdxTask(ImageTask):
         num_valid: validation images.
         num_test: test images.
         logit: lambda of the logit that models see; 0 for data scaled by training moments instead.
-        root: a folder to look for the files in, before any other.
-        download: fetch the files if they are nowhere on this machine.
+        root: a folder to look for the files in, before any other. Like every option it is part of
+            a run's identity; for results that do not depend on where a machine keeps its files,
+            set ``FLOWZOO_DATA`` instead.
+        download: fetch the files if they are nowhere on this machine; part of a run's identity
+            too. Files that were fetched once are found without it.
         verify: whether the files must be the original ones; if not, those in ``root`` are taken,
-            for another set in the same format (square grey images).
+            for another set in the same format: grey images of 28 x 28 pixels.
 
     Raises:
         ValueError: an option out of its range.
@@ -139,8 +142,9 @@ def _parsed(data: files.DataSet, **where: Any) -> tuple[Bytes, NDArray[np.int64]
     """8-bit pixels (N, 784) and labels (N,), the training set first."""
     images, labels = [], []
     for part in _PARTS:
-        images.append(parse_idx(read(data, f"{part}-images-idx3-ubyte.gz", **where)))
-        labels.append(parse_idx(read(data, f"{part}-labels-idx1-ubyte.gz", **where)))
+        for kind, found in (("images-idx3", images), ("labels-idx1", labels)):
+            name = f"{part}-{kind}-ubyte.gz"
+            found.append(parse_idx(read(data, name, **where), f"{data.name}: {name}"))
         shape = (len(labels[-1]), _SIDE, _SIDE)
         if images[-1].shape != shape or labels[-1].ndim != 1:
             raise ValueError(

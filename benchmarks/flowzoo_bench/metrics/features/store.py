@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ def stored_classifier(
 
     Kept in ``classifiers/`` of the cache folder under a hash of images, labels, shape and recipe.
     Of several processes that want the same one, one trains and the others wait. Where nothing can
-    be kept, it is trained anew, with a warning.
+    be kept, or what is kept does not hash to what was, it is trained anew, with a warning.
 
     Args:
         levels: whole numbers in [0, num_levels), (N, C H W) of an integer dtype.
@@ -55,10 +55,14 @@ def stored_classifier(
 
 def weight_hash(network: ImageClassifier) -> str:
     """Eight hexadecimal digits of the hash of all weights."""
+    return _digest(network.state_dict())[:8]
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(state.items()):
         found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:8]
+    return found.hexdigest()
 
 
 def _key(levels: Tensor, labels: Tensor, shape: tuple[int, int, int], num_levels: int) -> str:
@@ -86,7 +90,9 @@ def _loaded(path: Path, shape: tuple[int, int, int], classes: int) -> ImageClass
     if not path.is_file():
         return None
     try:
-        tensors, _ = load_checkpoint(path)
+        tensors, meta = load_checkpoint(path)
+        if meta.get("sha256") != _digest(tensors):
+            raise ValueError("the weights are not those that were kept")
         with torch.random.fork_rng(devices=[]):
             network = ImageClassifier(shape, classes)
         network.load_state_dict(tensors)
@@ -97,8 +103,14 @@ def _loaded(path: Path, shape: tuple[int, int, int], classes: int) -> ImageClass
 
 
 def _keep(path: Path, network: ImageClassifier) -> None:
-    meta = {"shape": list(network.shape), "classes": network.classes, "recipe": RECIPE}
+    state = network.state_dict()
+    meta = {
+        "shape": list(network.shape),
+        "classes": network.classes,
+        "recipe": RECIPE,
+        "sha256": _digest(state),
+    }
     try:
-        save_checkpoint(path, network.state_dict(), meta)
+        save_checkpoint(path, state, meta)
     except OSError as error:
         _log.warning("classifier: cannot be kept at %s: %s", path, error)
