@@ -130,8 +130,8 @@ def test_a_damaged_file_is_replaced(folder, caplog):
     assert path.read_bytes() == good
 
 
-def test_weights_that_changed_on_disk_are_not_used(folder, caplog):
-    x, labels = images()
+def test_weights_that_changed_on_disk_are_not_used(folder, caplog, monkeypatch):
+    x, labels = images(30)
     network = stored_classifier(x, labels, SHAPE, 8)
     (path,) = folder.glob("*.safetensors")
     good = path.read_bytes()
@@ -141,6 +141,7 @@ def test_weights_that_changed_on_disk_are_not_used(folder, caplog):
     other["head.bias"] += 1.0
     meta.pop("sha256")
     save_checkpoint(path, other, meta)
+    monkeypatch.setattr(store, "fit_classifier", lambda *given: network)  # the same again
     for content in (path.read_bytes(), bytes(flipped)):
         path.write_bytes(content)
         store._recent.clear()
