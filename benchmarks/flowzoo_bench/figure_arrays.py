@@ -49,7 +49,7 @@ def kept_parts(trained: Trained, spec: RunSpec) -> dict[str, Callable[[], Arrays
     makers: dict[str, Callable[[Trained, RunSpec], Arrays]] = {"knobs": _knobs}
     if trained.reconstruct is not None:
         makers["reconstructions"] = _reconstructions
-    if trained.embed is not None and _classes(trained) > 1:
+    if trained.embed is not None and _several_classes(trained):
         makers["embeddings"] = _embeddings
     return {
         part: partial(make, trained, spec) for part, make in makers.items() if part in spec.keep
@@ -79,9 +79,12 @@ def _few(trained: Trained, spec: RunSpec) -> int:
     return min(spec.num_samples, _SHEET if images else _CLOUD)
 
 
-def _classes(trained: Trained) -> int:
-    """How many classes the rows have that embeddings are fitted on."""
-    return 0 if trained.labels is None else len(trained.labels.train[:_FIT].unique())
+def _several_classes(trained: Trained) -> bool:
+    """Whether the rows that embeddings are fitted on have classes to part."""
+    if trained.labels is None:
+        return False
+    classes = trained.labels.train[:_FIT]
+    return not bool((classes == classes[0]).all())
 
 
 def _knobs(trained: Trained, spec: RunSpec) -> Arrays:

@@ -140,7 +140,8 @@ def _verified(name: str, root: str, download: bool) -> tuple[Bytes, NDArray[np.i
 
 def _parsed(data: files.DataSet, **where: Any) -> tuple[Bytes, NDArray[np.int64]]:
     """8-bit pixels (N, 784) and labels (N,), the training set first."""
-    images, labels = [], []
+    images: list[Bytes] = []
+    labels: list[Bytes] = []
     for part in _PARTS:
         for kind, found in (("images-idx3", images), ("labels-idx1", labels)):
             name = f"{part}-{kind}-ubyte.gz"
