@@ -32,7 +32,8 @@ class Task(ABC):
             bits per dimension meaningful; None for continuous data.
         bits: of the levels of dequantised data, which lie in [0, 2^bits); None where there are
             none, or their number is no power of two. Bits per dimension compare at equal ``bits``.
-        levels: number of integer levels of dequantised data, which lies in [0, levels).
+        levels: number of integer levels of dequantised data, which lies in [0, levels); its
+            ``bin_width`` is 1.
         logit: lambda, for data in [0, levels): models see logit(lambda + (1 - 2 lambda) x / levels)
             and scores are reported in the original units; None for no such map.
         shape: (C, H, W) of image rows, a pixel's column being (c H + h) W + w; None for others.
