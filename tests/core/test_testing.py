@@ -242,7 +242,7 @@ def test_command(site, capsys):
     assert main(["check", "base-flow", "wrong", *left_out]) == 0
     capsys.readouterr()
     assert main(["check", "--all", "prior"]) == 0
-    assert capsys.readouterr().out.count("prior ") == 2
+    assert capsys.readouterr().out.count("prior ") == 3
 
 
 @pytest.mark.parametrize(

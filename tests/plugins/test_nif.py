@@ -153,7 +153,9 @@ def test_random_start_is_the_papers():
     flow = NoisyInjectiveFlow(
         200, latent_features=50, base_flow=NICE, start="random", noise_std=2.0
     )
-    assert float(flow.gaussian.loading.matrix().detach().var()) == pytest.approx(2.0 / 250, rel=0.05)
+    assert float(flow.gaussian.loading.matrix().detach().var()) == pytest.approx(
+        2.0 / 250, rel=0.05
+    )
     assert torch.allclose(flow.gaussian.log_std, torch.tensor(math.log(2.0)))
     before = flow.gaussian.loading.weight.clone()
     stage = next(stage for stage in flow.stages() if stage.name == "start")
