@@ -82,7 +82,7 @@ def test_each_fault_is_one_row(bench: Any, workers_of: Callable[[Path], list[int
     with (out / "table.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == (
-        "task,method,metric,mean,ci95,n,ok,failed,likelihood,measure,oracle,gap".split(",")
+        "task,method,metric,mean,ci95,n,ok,failed,likelihood,measure,oracle,gap,unit".split(",")
     )
     assert {row["method"] for row in rows} == {*faults, "oracle", "real data"}
     (kill,) = [row for row in rows if row["method"] == "kill"]
