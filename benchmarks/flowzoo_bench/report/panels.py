@@ -34,7 +34,7 @@ def grid(
 
     columns = min(columns, len(panels))
     rows = ceil(len(panels) / columns)
-    figure = Figure(figsize=(size * columns, size * rows + 0.5), dpi=DPI)
+    figure = Figure(figsize=(size * columns, (size + 0.2) * rows + 0.5), dpi=DPI)
     figure.suptitle(plain(title))
     for index, (name, x, colours) in enumerate(panels):
         if view.pixels is not None:
@@ -44,7 +44,7 @@ def grid(
             axes = figure.add_subplot(rows, columns, index + 1, projection=view.projection)
             point_panel(axes, x, colours, view, own_box=name.startswith("after layer"))
         axes.set_title(plain(name), fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(h_pad=2.0)
     return figure
 
 
