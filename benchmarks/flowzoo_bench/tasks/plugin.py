@@ -54,6 +54,7 @@ def _image(
     check_options: Mapping[str, Any] | str = "",
     requires: tuple[str, ...] = (),
     paper: str = "",
+    bibtex: str = "",
 ) -> PluginSpec:
     """Real images (C, H, W) with labels."""
     return PluginSpec(
@@ -71,6 +72,7 @@ def _image(
             "real": True,
         },
         paper=paper,
+        bibtex=bibtex,
         check_options=check_options or {},
     )
 
@@ -131,6 +133,12 @@ FASHION_MNIST = _image(
     (1, 28, 28),
     check_options="flowzoo_bench.tasks.mnist:example_options",
     paper="Fashion-MNIST: a Novel Image Dataset (Xiao, Rasul, Vollgraf, 2017)",
+    bibtex="""@article{xiao2017fashion,
+  title = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  journal = {arXiv preprint arXiv:1708.07747},
+  year = {2017}
+}""",
 )
 PATCHES = _image(
     "patches",
