@@ -19,10 +19,18 @@ class Mixture(nn.Module, ABC):
 
     Subclasses implement ``stages``, ``_log_prob`` and ``_sample``, declare their ``evaluations``
     (the first is the default) and name in ``capabilities`` which optional methods they have, of
-    ``sample_and_log_prob(num)``, ``embed(x)``, ``reconstruct(x)``, ``intrinsic_dimension()``,
-    ``assign(x)`` (chart of each row) and ``noise_scale``: then ``sample`` takes the keyword
-    ``noise_scale`` (default 1), a factor on the standard deviation of the noise around the model's
-    manifold; at 0 draws lie on it. ``reconstruct(x)`` is a point of the manifold.
+    ``sample_and_log_prob(num)``, ``embed(x)``, ``reconstruct(x)``,
+
+    * ``assign(x)``: chart of each row, (N,) integers;
+    * ``noise_scale``: ``sample`` takes the keyword ``noise_scale`` (default 1), a factor on the
+      standard deviation of the noise around the model's manifold; at 0 draws lie on it, and
+      ``reconstruct(x)`` is a point of the manifold;
+    * ``intrinsic_dimension()``: the dimension found, () or (K,) for K charts, ``assign``'s order;
+    * ``local_dimension(x)``: the dimension found around each row, (N,), not always whole;
+    * ``spectrum()``: variance over noise along each direction of the latent space, largest first,
+      (D,) or (K, D) for K charts;
+    * ``codes(x)`` and ``sample_codes(num, generator=None)``: the whole latent rows (N, D) of data,
+      and draws of the prior there.
     """
 
     evaluations: Mapping[str, Evaluation]

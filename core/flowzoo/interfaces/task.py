@@ -38,6 +38,8 @@ class Task(ABC):
             and scores are reported in the original units; None for no such map.
         shape: (C, H, W) of image rows, a pixel's column being (c H + h) W + w; None for others.
         dimension: of the manifold the data lie on or near, where it is known.
+        dimensions: of each class's manifold, in the order of ``labels``, for a union of manifolds;
+            ``dimension`` is then None.
     """
 
     features: int
@@ -50,6 +52,7 @@ class Task(ABC):
     logit: float | None = None
     shape: tuple[int, int, int] | None = None
     dimension: int | None = None
+    dimensions: tuple[int, ...] | None = None
 
     def __init__(self, features: int) -> None:
         self.features = check_positive("features", features)
