@@ -19,24 +19,23 @@ _SHEET, _CLOUD = 24, 1000
 _FIT, _CHUNK = 5000, 1000
 
 
-def main_arrays(trained: Trained, spec: RunSpec, inside: Callable[[Tensor], Tensor]) -> Arrays:
+def main_arrays(trained: Trained, spec: RunSpec) -> Arrays:
     """Held-out data, samples, the charts of both and the data after each layer.
 
     Args:
         trained: the run.
         spec: says how many rows, and whether layers are kept.
-        inside: from original units to the model's coordinates.
     """
     model = trained.model
     data = trained.splits.test[: spec.num_samples]
     samples = trained.sample(spec.num_samples, trained.seed)
     arrays = {"data": data, "samples": samples}
-    x = inside(data)
+    x = trained.inside(data)
     with torch.no_grad():
         if "assign" in model.capabilities:
             arrays["data_charts"] = _assigned(trained, x)
             if bool(torch.isfinite(samples).all()):
-                arrays["sample_charts"] = _assigned(trained, inside(samples))
+                arrays["sample_charts"] = _assigned(trained, trained.inside(samples))
         transform = getattr(model, "transform_layers", None)
         if "layers" in spec.keep and transform is not None:
             for index, value in enumerate([x, *transform(x)]):

@@ -57,6 +57,10 @@ class Member:
         z = self.coordinates.encode(x.to("cpu", torch.float64))
         return z.to(device=device, dtype=self.dtype)
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Rows in original units in the model's coordinates, dtype and device, (N, D)."""
+        return self._into(x, self.device)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -69,9 +73,7 @@ class Member:
         self._check_measure(evaluation)
         generator = torch.Generator(self.device).manual_seed(self.spec.seed_for("eval"))
         with torch.no_grad():
-            scores = self.model.log_prob(
-                self._into(x, self.device), evaluation=evaluation, generator=generator
-            )
+            scores = self.model.log_prob(self.inside(x), evaluation=evaluation, generator=generator)
         volume = self.coordinates.log_abs_det(x.to("cpu", torch.float64))
         return scores.to("cpu", torch.float64) + volume
 
@@ -92,7 +94,7 @@ class Member:
         """The model's reconstruction of x, in original units, float64, (N, D)."""
         reconstruct = getattr(self.model, "reconstruct")  # noqa: B009 - optional, not in the contract
         with torch.no_grad():
-            point: Tensor = reconstruct(self._into(x, self.device))
+            point: Tensor = reconstruct(self.inside(x))
         if point.shape != x.shape:
             raise ValueError(
                 f"reconstruct: expected shape {tuple(x.shape)}, got {tuple(point.shape)}"
@@ -103,7 +105,7 @@ class Member:
         """Latent coordinates of x, given in original units, float64, (N, d)."""
         embed = getattr(self.model, "embed")  # noqa: B009 - optional, not in the contract
         with torch.no_grad():
-            z: Tensor = embed(self._into(x, self.device))
+            z: Tensor = embed(self.inside(x))
         if z.ndim != 2 or len(z) != len(x):
             raise ValueError(f"embed: expected shape ({len(x)}, d), got {tuple(z.shape)}")
         return z.to("cpu", torch.float64)
@@ -128,6 +130,7 @@ class Member:
                 "epochs": stage.epochs,
                 "best_epoch": stage.best_epoch,
                 "best_valid": finite(stage.best_valid),
+                "warnings": list(stage.warnings),
                 "points": [
                     {
                         "epoch": point.epoch,
@@ -135,6 +138,7 @@ class Member:
                         "train": finite(point.train),
                         "valid": finite(point.valid),
                         "seconds": point.seconds,
+                        "monitored": {n: finite(v) for n, v in point.monitored.items()},
                     }
                     for point in stage.curve
                 ],
@@ -180,6 +184,7 @@ class Member:
             reconstruct=self.reconstruct if "reconstruct" in self.model.capabilities else None,
             embed=self.embed if "embed" in self.model.capabilities else None,
             labels=self.labels,
+            inside=self.inside,
         )
         began = time.perf_counter()
         rows, failures = self._measured(trained)
@@ -228,7 +233,7 @@ class Member:
 
         from flowzoo_bench.figure_arrays import kept_parts, main_arrays, stored
 
-        arrays = main_arrays(trained, self.spec, lambda x: self._into(x, self.device))
+        arrays = main_arrays(trained, self.spec)
         notes: list[str] = []
         for part, make in kept_parts(trained, self.spec).items():
             try:

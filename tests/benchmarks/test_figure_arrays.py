@@ -96,7 +96,7 @@ def spec(**changes: Any) -> RunSpec:
 
 
 def made(run: Trained, item: RunSpec) -> dict[str, Tensor]:
-    arrays = main_arrays(run, item, lambda x: x)
+    arrays = main_arrays(run, item)
     for make in kept_parts(run, item).values():
         arrays |= make()
     return arrays

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.metrics.statistics import paired_difference as paired_difference
     from flowzoo_bench.metrics.support_distance import SupportDistance as SupportDistance
     from flowzoo_bench.metrics.throughput import Throughput as Throughput
+    from flowzoo_bench.metrics.two_sample import TwoSample as TwoSample
 
 _HOME = {
     "EmbeddingSeparability": "embedding_separability",
@@ -28,6 +29,7 @@ _HOME = {
     "SampleKDE": "sample_kde",
     "SupportDistance": "support_distance",
     "Throughput": "throughput",
+    "TwoSample": "two_sample",
     "mean_and_t_interval": "statistics",
     "paired_difference": "statistics",
 }

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
+from flowzoo_bench.metrics.rows import row_mean
+
+_ROWS = 1000  # of the test set at a time
+_UNIT = "dimensions"
 
 
 class IntrinsicDimension(Metric):
-    """What models with ``intrinsic_dimension`` say, beside the manifold's true dimension.
+    """What models say of the dimension of their data, beside the manifold's true dimension.
+
+    Of models with ``intrinsic_dimension``:
 
     * ``intrinsic_dimension``: its ``reference`` is the true one, where the task knows it. Of a
       model with charts it is the mean over charts, and ``intrinsic_dimension_smallest`` and
       ``intrinsic_dimension_largest`` are those of single charts.
-    * ``intrinsic_dimension_error``: absolute difference from the true one, the mean over charts.
+    * ``intrinsic_dimension_error``: absolute difference from the true one, the mean over charts. On
+      a union of manifolds, whose rows have a dimension each, it is the mean over the test rows, and
+      what is found for a row is the dimension of the chart it is assigned to, or the one number of
+      a model without charts. No value for charts that no row can be assigned to.
+
+    Of models with ``local_dimension``:
+
+    * ``local_dimension``: mean over the test rows, its ``reference`` that of their true dimensions.
+    * ``local_dimension_error``: mean over the test rows of the absolute difference from the row's
+      true dimension. A row's estimate need not be whole, so neither is the error.
 
     No values for other models.
     """
@@ -25,36 +40,99 @@ class IntrinsicDimension(Metric):
         """Ask the model.
 
         Raises:
-            ValueError: it does not return a number, or a vector of at least one.
+            ValueError: the model does not return a number, or a vector of at least one, or one
+                number a row; or it assigns rows to charts it has not.
         """
-        if "intrinsic_dimension" not in trained.model.capabilities:
-            return []
-        ask = getattr(trained.model, "intrinsic_dimension")  # noqa: B009 - optional, not in the contract
+        capabilities = trained.model.capabilities
+        values: list[MetricValue] = []
         with torch.no_grad():
-            found: Tensor = torch.as_tensor(ask()).to("cpu", torch.float64)
-        if found.ndim > 1 or found.numel() == 0:
-            raise ValueError(
-                f"intrinsic_dimension: expected a number or (K,), got {tuple(found.shape)}"
-            )
-        true = trained.task.dimension
-        charts = found.numel() if found.ndim else None
-        values = [
-            MetricValue(
-                "intrinsic_dimension",
-                float(found.mean()),
-                "dimensions",
-                n=charts,
-                reference=None if true is None else float(true),
-            )
-        ]
-        if true is not None:
-            error = float((found - true).abs().mean())
-            values.append(
-                MetricValue("intrinsic_dimension_error", error, "dimensions", "min", n=charts)
-            )
-        if charts is not None:
-            for name, value in (("smallest", found.min()), ("largest", found.max())):
-                values.append(
-                    MetricValue(f"intrinsic_dimension_{name}", float(value), "dimensions")
-                )
+            if "intrinsic_dimension" in capabilities:
+                values += _intrinsic(trained)
+            if "local_dimension" in capabilities:
+                values += _local(trained)
         return values
+
+
+def _intrinsic(trained: Trained) -> list[MetricValue]:
+    ask = getattr(trained.model, "intrinsic_dimension")  # noqa: B009 - optional, not in the contract
+    found: Tensor = torch.as_tensor(ask()).to("cpu", torch.float64)
+    if found.ndim > 1 or found.numel() == 0:
+        raise ValueError(
+            f"intrinsic_dimension: expected a number or (K,), got {tuple(found.shape)}"
+        )
+    true = trained.task.dimension
+    charts = found.numel() if found.ndim else None
+    reference = None if true is None else float(true)
+    values = [
+        MetricValue(
+            "intrinsic_dimension", float(found.mean()), _UNIT, n=charts, reference=reference
+        )
+    ]
+    if true is not None:
+        error = float((found - true).abs().mean())
+        values.append(MetricValue("intrinsic_dimension_error", error, _UNIT, "min", n=charts))
+    elif trained.task.dimensions is not None:
+        if found.ndim == 0:
+            values.append(_error("intrinsic_dimension", found, _true(trained)))
+        elif "assign" in trained.model.capabilities:
+            chart = _by_row(trained, "assign").to(torch.int64)
+            if bool(((chart < 0) | (chart >= len(found))).any()):
+                raise ValueError(
+                    f"assign: expected charts 0 to {len(found) - 1}, as intrinsic_dimension has, "
+                    f"got {int(chart.min())} to {int(chart.max())}"
+                )
+            values.append(_error("intrinsic_dimension", found[chart], _true(trained)))
+    if charts is not None:
+        for name, value in (("smallest", found.min()), ("largest", found.max())):
+            values.append(MetricValue(f"intrinsic_dimension_{name}", float(value), _UNIT))
+    return values
+
+
+def _local(trained: Trained) -> list[MetricValue]:
+    found = _by_row(trained, "local_dimension").to(torch.float64)
+    known = trained.task.dimension is not None or trained.task.dimensions is not None
+    true = _true(trained) if known else None
+    mean = row_mean(found)
+    values = [
+        MetricValue(
+            "local_dimension",
+            mean.mean,
+            _UNIT,
+            n=mean.n,
+            stderr=mean.stderr,
+            reference=None if true is None else float(true.mean()),
+        )
+    ]
+    return values if true is None else [*values, _error("local_dimension", found, true)]
+
+
+def _true(trained: Trained) -> Tensor:
+    """The true dimension at each test row, (N,) float64.
+
+    Raises:
+        ValueError: a union of manifolds does not say which row is on which.
+    """
+    task = trained.task
+    if task.dimension is not None:
+        return torch.full((len(trained.splits.test),), float(task.dimension), dtype=torch.float64)
+    if trained.labels is None or task.dimensions is None:
+        raise ValueError("labels: expected the manifold of each row beside dimensions, got None")
+    return torch.tensor(task.dimensions, dtype=torch.float64)[trained.labels.test]
+
+
+def _error(name: str, found: Tensor, true: Tensor) -> MetricValue:
+    """Mean over rows of |found - true|."""
+    mean = row_mean((found - true).abs())
+    return MetricValue(f"{name}_error", mean.mean, _UNIT, "min", n=mean.n, stderr=mean.stderr)
+
+
+def _by_row(trained: Trained, name: str) -> Tensor:
+    """One number a test row from a method of the model, (N,) on the CPU."""
+    ask: Callable[[Tensor], Tensor] = getattr(trained.model, name)
+    found = []
+    for rows in torch.split(trained.splits.test, _ROWS):
+        value = ask(trained.inside(rows))
+        if value.shape != (len(rows),):
+            raise ValueError(f"{name}: expected shape ({len(rows)},), got {tuple(value.shape)}")
+        found.append(value.cpu())
+    return torch.cat(found)

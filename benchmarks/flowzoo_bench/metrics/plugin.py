@@ -20,7 +20,7 @@ IMAGE_QUALITY = PluginSpec(
 INTRINSIC_DIMENSION = PluginSpec(
     "metric",
     "intrinsic-dimension",
-    "The dimension a model finds, beside the true one where it is known",
+    "The dimension a model finds, in all and row by row, beside the true one where it is known",
     "flowzoo_bench.metrics.intrinsic_dimension:IntrinsicDimension",
 )
 LOG_LIKELIHOOD = PluginSpec(
@@ -46,4 +46,10 @@ THROUGHPUT = PluginSpec(
     "throughput",
     "Samples and scored rows per second, parameter count",
     "flowzoo_bench.metrics.throughput:Throughput",
+)
+TWO_SAMPLE = PluginSpec(
+    "metric",
+    "two-sample",
+    "Sliced Wasserstein and energy distance of generated samples to held-out rows",
+    "flowzoo_bench.metrics.two_sample:TwoSample",
 )

@@ -23,6 +23,10 @@ class Sample(Protocol):
         """``num`` rows (num, D) float64."""
 
 
+def _as_given(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a metric may look at; data, densities and samples are in the task's original units.
@@ -41,6 +45,8 @@ class Trained:
         embed: ``embed(x) -> (N, d)`` float64, latent coordinates of x in original units; None for
             a model without that capability.
         labels: classes of the rows of ``splits``, where the task has them.
+        inside: ``inside(x) -> (N, D)``, rows in original units in the model's coordinates, of its
+            dtype and on its device: what the model's own methods take. By default x itself.
     """
 
     task: Task
@@ -52,6 +58,7 @@ class Trained:
     reconstruct: Callable[[Tensor], Tensor] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
     labels: Splits | None = None
+    inside: Callable[[Tensor], Tensor] = _as_given
 
 
 @dataclass(frozen=True)
