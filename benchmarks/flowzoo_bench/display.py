@@ -64,6 +64,9 @@ class Display:
         line = f"[{self._done}/{self._total}] {spec.task_label} | {spec.method_label} | "
         line += f"replicate {spec.replicate}: {record.status}"
         self.note(line + (f" ({record.reason})" if record.reason else ""))
+        for curve in record.curves:
+            for message in curve.warnings:
+                self.note(f"  warning: stage {curve.stage!r}: {message}")
         if self._progress is not None and self._bar is not None:
             self._progress.update(self._bar, completed=self._done)
 

@@ -46,23 +46,25 @@ class MetricRow(_Schema):
 
 
 class Point(_Schema):
-    """One epoch of a learning curve; null where the objective was not finite."""
+    """One epoch of a learning curve; null where a number was not finite."""
 
     epoch: int
     step: int
     train: float | None
     valid: float | None
     seconds: float
+    monitored: dict[str, float | None] = {}
 
 
 class Curve(_Schema):
-    """Learning curve of one stage."""
+    """Learning curve of one stage, and what the model said of its own numbers."""
 
     stage: str
     epochs: int
     best_epoch: int
     best_valid: float | None
     points: tuple[Point, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Clocks(_Schema):

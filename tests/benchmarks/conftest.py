@@ -77,7 +77,15 @@ class Shift(Mixture):
     def stages(self):
         return (Stage("flow", self._loss, epochs=self.epochs, batch_size=16,
                       groups=(ParameterGroup(lr=0.05),),
-                      prepare=self._prepare, after_epoch=self._after),)
+                      prepare=self._prepare, after_epoch=self._after,
+                      **({"monitor": self._monitor, "watch": self._watch}
+                         if self.fault == "watch" else {})),)
+
+    def _monitor(self, x, noise):
+        return {"distance": (x - self.mean).norm(dim=1), "endless": x[:, 0] / 0.0}
+
+    def _watch(self, means):
+        return f"a distance of {means['distance']:.6f}"
 
     def _prepare(self, x, valid, generator):
         if self.fault == "raise":

@@ -17,6 +17,7 @@ from flowzoo_bench.report.knob_samples import Knob, knob_samples_figure
 from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.learning import learning_figure
 from flowzoo_bench.report.load import Results, Run, files_of
+from flowzoo_bench.report.monitored import monitored_figure
 from flowzoo_bench.report.rows_drawn import (
     charts_figure,
     layers_figure,
@@ -54,6 +55,7 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
             found = True
             _data_figures(folder, task, arrays, info)
         folder.draw(task, "curves", partial(learning_figure, results, task))
+        folder.draw(task, "monitored", partial(monitored_figure, results, task))
         for option in dict.fromkeys(point.option for point in results.sweeps.values()):
             draw = partial(sweep_figure, results, rows, task, option)
             folder.draw(task, f"sweep-{_slug(option)}", draw)

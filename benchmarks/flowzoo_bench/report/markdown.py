@@ -1,4 +1,4 @@
-"""``table.md``: failures first, then one table a task and measure."""
+"""``table.md``: failures and warnings first, then one table a task and measure."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def markdown(results: Results, rows: Sequence[TableRow]) -> str:
         "",
     ]
     lines += _failures(results)
+    lines += _warnings(results)
     bugs = too_good(results)
     if bugs:
         lines += ["## Too good to be true", "", *(f"- **{line}**" for line in bugs), ""]
@@ -66,6 +67,24 @@ def _failures(results: Results) -> list[str]:
         lines += _table(["task", "method", "replicate", "status", "reason", "log"], body)
     lines += [f"- {problem}" for problem in results.problems]
     return [*lines, ""]
+
+
+def _warnings(results: Results) -> list[str]:
+    """What models said of their own training, before any number of theirs."""
+    replicates: dict[tuple[str, str, str, str], list[str]] = {}
+    for run in results.runs:
+        for curve in run.record.curves if run.record else ():
+            for message in curve.warnings:
+                key = (run.spec.task_label, run.spec.method_label, curve.stage, message)
+                replicates.setdefault(key, []).append(str(run.spec.replicate))
+    if not replicates:
+        return []
+    body = [
+        [task, method, ", ".join(numbers), stage, message]
+        for (task, method, stage, message), numbers in replicates.items()
+    ]
+    head = ["task", "method", "replicates", "stage", "warning"]
+    return ["## Warnings in training", "", *_table(head, body), ""]
 
 
 def _task(task: str, rows: Sequence[TableRow]) -> list[str]:

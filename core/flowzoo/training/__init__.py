@@ -10,3 +10,4 @@ from flowzoo.training.results import StageResult as StageResult
 from flowzoo.training.results import TrainingData as TrainingData
 from flowzoo.training.trainer import TrainingEvent as TrainingEvent
 from flowzoo.training.trainer import train_pack as train_pack
+from flowzoo.training.watching import TrainingWarning as TrainingWarning

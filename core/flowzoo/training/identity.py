@@ -11,6 +11,12 @@ from torch import nn
 
 from flowzoo.interfaces.stage import Stage
 
+_STEP = ("decay", "decay_every", "decay_after")
+"""Settings of schedule ``step``: of no effect on any other, whose settings they are not."""
+
+_OTHERWISE = ("groups", "monitor", "watch", *_STEP)
+"""Fields of a stage that are settings in another form, or that training does not depend on."""
+
 
 def settings_of(model: nn.Module, stages: tuple[Stage, ...]) -> dict[str, str]:
     """Everything plain that decides how a model trains, by dotted name, as JSON text.
@@ -28,7 +34,9 @@ def settings_of(model: nn.Module, stages: tuple[Stage, ...]) -> dict[str, str]:
     for name, p in model.named_parameters():
         settings[f"parameter {name}"] = [list(p.shape), str(p.dtype), p.requires_grad]
     for index, stage in enumerate(stages):
-        held = {k: v for k, v in vars(stage).items() if not callable(v) and k != "groups"}
+        held = {k: v for k, v in vars(stage).items() if not callable(v) and k not in _OTHERWISE}
+        if stage.schedule == "step":
+            held.update({k: getattr(stage, k) for k in _STEP})
         settings[f"stage {index}"] = {**held, "groups": [asdict(group) for group in stage.groups]}
     return {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}
 

@@ -31,6 +31,9 @@ class TrainingOptions:
     weight_decay: float = 0.0
     decoupled_decay: bool = False
     schedule: Schedule = "constant"
+    decay: float = 0.9
+    decay_every: int | None = None
+    decay_after: int = 0
     patience: int | None = None
     clip_norm: float | None = None
     averaging: float | None = None
@@ -65,23 +68,46 @@ class TrainingOptions:
         return cls(**merged)
 
     def stage(
-        self, name: str, loss: Loss, *, groups: tuple[str, ...] = ("",), **extra: Any
+        self,
+        name: str,
+        loss: Loss,
+        *,
+        groups: tuple[str, ...] | tuple[ParameterGroup, ...] = ("",),
+        **extra: Any,
     ) -> Stage:
-        """A Stage that minimises ``loss`` over the parameters under ``groups``."""
+        """A Stage that minimises ``loss`` over the parameters under ``groups``.
+
+        Names make one group of these options' ``lr`` and ``weight_decay``; groups keep their own.
+
+        Raises:
+            TypeError: ``groups`` mixes names and groups.
+        """
         return Stage(
             name=name,
             loss=loss,
-            groups=(ParameterGroup(groups, self.lr, self.weight_decay),),
+            groups=self._groups(groups),
             epochs=self.epochs,
             steps=self.steps,
             batch_size=self.batch_size,
             schedule=self.schedule,
+            decay=self.decay,
+            decay_every=self.decay_every,
+            decay_after=self.decay_after,
             patience=self.patience,
             clip_norm=self.clip_norm,
             averaging=self.averaging,
             decoupled_decay=self.decoupled_decay,
             **extra,
         )
+
+    def _groups(
+        self, groups: tuple[str, ...] | tuple[ParameterGroup, ...]
+    ) -> tuple[ParameterGroup, ...]:
+        names = tuple(group for group in groups if isinstance(group, str))
+        ready = tuple(group for group in groups if isinstance(group, ParameterGroup))
+        if len(names) + len(ready) != len(groups) or (names and ready):
+            raise TypeError(f"groups: expected names or ParameterGroups, got {groups!r}")
+        return ready or (ParameterGroup(names, self.lr, self.weight_decay),)
 
 
 def _no_loss(x: Tensor, noise: Tensor, progress: float) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,16 @@ class _StageCall(nn.Module):
         self.stage = stage
         self._seen: set[str] = set()  # objectives whose buffers have been watched once
 
-    def forward(self, name: str, x: Tensor, noise: Tensor, progress: float) -> Tensor:
-        """Objective of one member on its rows: mean training loss, or summed validation, scalar."""
+    def forward(self, name: str, x: Tensor, noise: Tensor, progress: float) -> Any:
+        """Of one member on its rows: mean training loss, or summed validation, scalar.
+
+        For ``monitor`` a mapping of sums.
+        """
+        compute = self._monitored if name == "monitor" else self._objective
         if name in self._seen:
-            return self._objective(name, x, noise, progress)
+            return compute(name, x, noise, progress)
         before = dict(self.model.named_buffers())
-        value = self._objective(name, x, noise, progress)
+        value = compute(name, x, noise, progress)
         for key, buffer in self.model.named_buffers():
             if before.get(key) is not buffer:
                 raise ValueError(
@@ -82,6 +87,23 @@ class _StageCall(nn.Module):
                 )
             total = total + (penalty if name == "loss" else penalty * x.shape[0])
         return total
+
+    def _monitored(self, name: str, x: Tensor, noise: Tensor, progress: float) -> dict[str, Tensor]:
+        stage = self.stage
+        found: object = {} if stage.monitor is None else stage.monitor(x, noise)
+        if not isinstance(found, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
+        ):
+            raise TypeError(f"stage {stage.name!r}: expected monitor to map names to tensors")
+        taken = sorted({"train", "valid"} & found.keys())
+        if taken:
+            raise ValueError(
+                f"stage {stage.name!r}: expected other names from monitor than {taken}"
+            )
+        return {
+            key: self._per_row(value, x, f"a monitored {key!r}").sum()
+            for key, value in found.items()
+        }
 
     def _per_row(self, value: Tensor, x: Tensor, what: str) -> Tensor:
         if value.shape != x.shape[:1]:
@@ -150,9 +172,18 @@ class Pack:
         gradient = self.leaf(name).grad
         return gradient if gradient is None or self.stacked else gradient.unsqueeze(0)
 
+    def clip_gradients(self, limit: float) -> None:
+        """Scale each member's gradient down to this norm where it is longer."""
+        gradients = [g for name in self.trained if (g := self.gradient(name)) is not None]
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        factors = (limit / (norms + 1e-12)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+
     def loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         """Mean training objective of each member on x (M, B, D), noise (M, B, F): (M,)."""
-        return self._run("loss", x, noise, progress, None)
+        mean: Tensor = self._run("loss", x, noise, progress, None)
+        return mean
 
     @torch.no_grad()
     def validate(self, x: Tensor, noise: Tensor, state: State, rows: int = 16384) -> Tensor:
@@ -162,6 +193,22 @@ class Pack:
             parts = zip(torch.split(x, chunk, 1), torch.split(noise, chunk, 1), strict=True)
             sums = [self._run("validate", *part, 1.0, state).double() for part in parts]
         return torch.stack(sums).sum(0) / x.shape[1]
+
+    @torch.no_grad()
+    def monitor(self, x: Tensor, noise: Tensor, state: State) -> dict[str, Tensor]:
+        """Mean of each monitored quantity (M,) under ``state`` (leading M).
+
+        In batches of the training's size, whatever the number of members: a quantity of a batch
+        (an entropy estimate) is then that of a batch in training.
+        """
+        batches = max(1, -(-x.shape[1] // self.stage.batch_size))
+        parts = zip(x.tensor_split(batches, 1), noise.tensor_split(batches, 1), strict=True)
+        with self._evaluating():
+            sums = [self._run("monitor", *part, 1.0, state) for part in parts]
+        return {
+            name: torch.stack([part[name].double() for part in sums]).sum(0) / x.shape[1]
+            for name in sums[0]
+        }
 
     def store(self, position: int, model: nn.Module, state: State) -> None:
         """Copy the member at ``position`` of ``state`` (leading M) into ``model``."""
@@ -218,23 +265,28 @@ class Pack:
 
     def _run(
         self, name: str, x: Tensor, noise: Tensor, progress: float, state: State | None
-    ) -> Tensor:
+    ) -> Any:
+        """What the stage's call gives, a tensor or a mapping of tensors, with a leading M."""
         if not self.stacked:
             if state is None:
-                live: Tensor = self._call(name, x[0], noise[0], progress)
-                return live.unsqueeze(0)
+                return _lead(self._call(name, x[0], noise[0], progress))
             held = {f"model.{key}": tensor[0] for key, tensor in state.items()}
-            alone: Tensor = functional_call(self._call, held, (name, x[0], noise[0], progress))
-            return alone.unsqueeze(0)
+            alone = functional_call(self._call, held, (name, x[0], noise[0], progress))
+            return _lead(alone)
 
-        def member(own: State, rows: Tensor, own_noise: Tensor) -> Tensor:
-            value: Tensor = functional_call(self._call, own, (name, rows, own_noise, progress))
-            return value
+        def member(own: State, rows: Tensor, own_noise: Tensor) -> Any:
+            return functional_call(self._call, own, (name, rows, own_noise, progress))
 
         source = self._state if state is None else state
         stacked = {f"model.{key}": tensor for key, tensor in source.items()}
-        result: Tensor = vmap(member)(stacked, x, noise)
-        return result
+        return vmap(member)(stacked, x, noise)
+
+
+def _lead(value: Any) -> Any:
+    """A tensor, or each of a mapping, with a leading dimension of one."""
+    if isinstance(value, dict):
+        return {key: _lead(part) for key, part in value.items()}
+    return value.unsqueeze(0)
 
 
 def _stages(model: nn.Module) -> tuple[Stage, ...]:

@@ -25,6 +25,7 @@ class CurvePoint:
         train: mean training objective over the epoch, as it was when each batch was seen.
         valid: validation objective after the epoch.
         seconds: training time since the stage began, of the whole pack.
+        monitored: means over the validation rows of what the stage monitors, by name.
     """
 
     epoch: int
@@ -32,17 +33,22 @@ class CurvePoint:
     train: float
     valid: float
     seconds: float
+    monitored: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class StageResult:
-    """What one stage did for one member; ``best_epoch`` 0 means a closed-form stage or no epoch."""
+    """What one stage did for one member; ``best_epoch`` 0 means a closed-form stage or no epoch.
+
+    ``warnings`` holds what the stage's ``watch`` said, each message once.
+    """
 
     name: str
     epochs: int = 0
     best_epoch: int = 0
     best_valid: float = float("inf")
     curve: list[CurvePoint] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass

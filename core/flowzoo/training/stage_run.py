@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from flowzoo.interfaces.stage import Stage
+from flowzoo.training.optimizer import PackOptimizer
 from flowzoo.training.packing import Pack, State, copy_state, named_state
 from flowzoo.training.randomness import generator_for, global_stream
 from flowzoo.training.results import CurvePoint, StageResult, TrainingData
+from flowzoo.training.watching import watch_stage
 
 
 @dataclass
@@ -64,6 +66,8 @@ class StageRun:
         self.stage: Stage = self.pack.stage
         self.data = data
         self.progress = _Progress()
+        # each member's own: it may compare with what prepare wrote into its model
+        self._watches = {m: models[m].stages()[index].watch for m in members}  # type: ignore[operator]
         self._stale = dict.fromkeys(members, 0)  # epochs since the best one
         state = self.pack.state
         self._moving = [*self.pack.trained, *(n for n, _ in models[members[0]].named_buffers())]
@@ -75,7 +79,7 @@ class StageRun:
         )
         self._loss_sum = torch.zeros(len(self.slots), dtype=torch.float64, device=self._device)
         self._gather_data()
-        self._make_optimizer()
+        self._optimizer = PackOptimizer(self.pack)
 
     # -- sizes ---------------------------------------------------------------------------------
 
@@ -142,14 +146,9 @@ class StageRun:
         torch.autograd.backward(
             losses.sum()
         )  # members share no parameter: each gets its own gradient
-        self._clip()
-        scale = 0.5 * (1 + math.cos(math.pi * fraction)) if self.stage.schedule == "cosine" else 1.0
-        for group, options in zip(
-            self._optimizer.param_groups, self.pack.parameter_groups, strict=True
-        ):
-            group["lr"] = options[0].lr * scale
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        if self.stage.clip_norm is not None:
+            self.pack.clip_gradients(self.stage.clip_norm)
+        self._optimizer.step(self.progress.step, self.total_steps)
         self._loss_sum += losses.detach().double() * x.shape[1]
         self._update_average()
 
@@ -158,16 +157,6 @@ class StageRun:
         if self.pack.stacked:
             return nullcontext()
         return global_stream(self._device, self.seeds[self.slots[0]], self.index, *purpose)
-
-    def _clip(self) -> None:
-        limit = self.stage.clip_norm
-        if limit is None:
-            return
-        gradients = [g for name in self.pack.trained if (g := self.pack.gradient(name)) is not None]
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-        factors = (limit / (norms + 1e-12)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
     def _update_average(self) -> None:
         if self._average is None or self.stage.averaging is None:
@@ -201,6 +190,7 @@ class StageRun:
         state = {**self.pack.state, **candidate}
         with self._own_stream("validate", position.epoch):
             valid = self.pack.validate(self._x_valid, noise, state).tolist()
+        monitored = self._monitored(noise, state)
         train = (self._loss_sum / max(1, rows_seen)).tolist()
         self._loss_sum.zero_()
         over = position.step >= self.total_steps
@@ -210,11 +200,10 @@ class StageRun:
                 continue
             result = self.results[member]
             result.epochs = position.epoch
-            result.curve.append(
-                CurvePoint(
-                    position.epoch, position.step, train[slot], valid[slot], position.seconds
-                )
-            )
+            numbers = (train[slot], valid[slot], position.seconds)
+            point = CurvePoint(position.epoch, position.step, *numbers, monitored[slot])
+            result.curve.append(point)
+            self._watch(member, point)
             if valid[slot] < result.best_valid:
                 result.best_valid, result.best_epoch = valid[slot], position.epoch
                 self._stale[member] = 0
@@ -266,6 +255,22 @@ class StageRun:
                 for name, tensor in named_state(model).items():
                     state[name][slot].copy_(tensor)
 
+    def _monitored(self, noise: Tensor, state: State) -> list[dict[str, float]]:
+        """Means of what the stage monitors, of each slot."""
+        if self.stage.monitor is None:
+            return [{} for _ in self.slots]
+        with self._own_stream("monitor", self.progress.epoch):
+            means = self.pack.monitor(self._x_valid, noise, state)
+        columns = {name: value.tolist() for name, value in means.items()}
+        return [{name: c[slot] for name, c in columns.items()} for slot in range(len(self.slots))]
+
+    def _watch(self, member: int, point: CurvePoint) -> None:
+        watch = self._watches[member]
+        if watch is not None:
+            means = {"train": point.train, "valid": point.valid, **point.monitored}
+            named = member if len(self.models) > 1 else None
+            watch_stage(watch, self.results[member], means, named)
+
     def _candidate(self) -> State:
         """What is validated and kept: the weight average where there is one."""
         if self._average is not None:
@@ -286,7 +291,7 @@ class StageRun:
     def _compact(self) -> None:
         keep = [slot for slot, member in enumerate(self.slots) if member in self.running]
         index = torch.tensor(keep, device=self._device)
-        held = self._optimizer_tensors()
+        held = self._optimizer.tensors()
         self.slots = [self.slots[slot] for slot in keep]
         self.pack.take(index)
         self._best = {name: t.index_select(0, index) for name, t in self._best.items()}
@@ -294,8 +299,8 @@ class StageRun:
             self._average = {n: t.index_select(0, index) for n, t in self._average.items()}
         self._loss_sum = self._loss_sum.index_select(0, index)
         self._gather_data()
-        self._make_optimizer()
-        self._restore_optimizer(
+        self._optimizer = PackOptimizer(self.pack)
+        self._optimizer.restore(
             {n: t if n.endswith("/step") else t.index_select(0, index) for n, t in held.items()}
         )
 
@@ -331,44 +336,6 @@ class StageRun:
         ]
         return torch.stack(draws).to(self._device)
 
-    # -- optimiser -----------------------------------------------------------------------------
-
-    def _make_optimizer(self) -> None:
-        groups = [
-            {
-                "params": [self.pack.leaf(n) for n in names],
-                "lr": g.lr,
-                "weight_decay": g.weight_decay,
-            }
-            for g, names in self.pack.parameter_groups
-        ]
-        kind = torch.optim.AdamW if self.stage.decoupled_decay else torch.optim.Adam
-        self._optimizer = kind(groups, fused=self._device.type in {"cpu", "cuda"})
-
-    def _optimizer_tensors(self) -> State:
-        """Adam's moments by parameter name, with a leading M, and its step counts."""
-        held: State = {}
-        for name in self.pack.trained:
-            for key, value in self._optimizer.state.get(self.pack.leaf(name), {}).items():
-                stacked = self.pack.stacked or key == "step"
-                held[f"{name}/{key}"] = value if stacked else value.unsqueeze(0)
-        return held
-
-    def _restore_optimizer(self, held: State) -> None:
-        for name in self.pack.trained:
-            entries = {
-                k.rpartition("/")[2]: v for k, v in held.items() if k.rpartition("/")[0] == name
-            }
-            if not entries:
-                continue
-            leaf = self.pack.leaf(name)
-            self._optimizer.state[leaf] = {
-                key: value.clone().to(torch.float32 if key == "step" else leaf.dtype)
-                if key == "step" or self.pack.stacked
-                else value[0].clone()
-                for key, value in entries.items()
-            }
-
     # -- resume --------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[State, dict[str, Any]]:
@@ -376,7 +343,7 @@ class StageRun:
         tensors: State = {f"state/{n}": t for n, t in self.pack.state.items()}
         tensors.update((f"best/{n}", t) for n, t in self._best.items())
         tensors.update((f"average/{n}", t) for n, t in (self._average or {}).items())
-        tensors.update((f"optimizer/{n}", t) for n, t in self._optimizer_tensors().items())
+        tensors.update((f"optimizer/{n}", t) for n, t in self._optimizer.tensors().items())
         tensors["loss_sum"] = self._loss_sum
         plain = {
             "progress": vars(self.progress).copy(),
@@ -399,6 +366,6 @@ class StageRun:
         for name, average in (self._average or {}).items():
             average.copy_(held[f"average/{name}"])
         self._loss_sum.copy_(held["loss_sum"])
-        self._restore_optimizer(
+        self._optimizer.restore(
             {n.removeprefix("optimizer/"): t for n, t in held.items() if n.startswith("optimizer/")}
         )
