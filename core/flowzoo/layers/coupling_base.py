@@ -22,12 +22,20 @@ class Coupling(BaseFlow):
     Args:
         features: D.
         context_features: C.
-        reverse: the last D - D // 2 columns pass instead of the first D // 2.
+        reverse: the columns after the cut pass instead of those before it.
+        split: columns before the cut; D // 2 when None.
     """
 
-    def __init__(self, features: int, *, context_features: int = 0, reverse: bool = False) -> None:
+    def __init__(
+        self,
+        features: int,
+        *,
+        context_features: int = 0,
+        reverse: bool = False,
+        split: int | None = None,
+    ) -> None:
         super().__init__(features, context_features=context_features)
-        self.split = features // 2
+        self.split = features // 2 if split is None else split
         self.reverse = reverse and features > 1
         passing = features - self.split if self.reverse else self.split
         self.moved_features = features - passing

@@ -10,6 +10,25 @@ from torch import Tensor
 
 from flowzoo.interfaces import BaseFlow, Step
 
+Order = Sequence[int] | Literal["reverse", "random"]
+
+
+def order_index(size: int, order: Order, generator: torch.Generator | None = None) -> Tensor:
+    """``order`` as the indices 0..size-1 in that order, (size,) int64.
+
+    Raises:
+        ValueError: an order that is no permutation of 0..size-1.
+    """
+    if order == "reverse":
+        return torch.arange(size - 1, -1, -1)
+    if order == "random":
+        return torch.randperm(size, generator=generator)
+    if isinstance(order, str) or sorted(order) != list(range(size)):
+        raise ValueError(
+            f"order: expected 'reverse', 'random' or a permutation of 0..{size - 1}, got {order!r}"
+        )
+    return torch.tensor(list(order))
+
 
 class Permutation(BaseFlow):
     """z_i = x_{order[i]}; the volume term is zero.
@@ -35,21 +54,11 @@ class Permutation(BaseFlow):
         self,
         features: int,
         *,
-        order: Sequence[int] | Literal["reverse", "random"],
+        order: Order,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(features)
-        if order == "reverse":
-            index = torch.arange(features - 1, -1, -1)
-        elif order == "random":
-            index = torch.randperm(features, generator=generator)
-        elif isinstance(order, str) or sorted(order) != list(range(features)):
-            raise ValueError(
-                f"order: expected 'reverse', 'random' or a permutation of 0..{features - 1}, "
-                f"got {order!r}"
-            )
-        else:
-            index = torch.tensor(list(order))
+        index = order_index(features, order, generator)
         self.register_buffer("order", index)
         self.register_buffer("inverse_order", torch.argsort(index))
 

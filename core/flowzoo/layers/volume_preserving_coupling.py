@@ -9,7 +9,12 @@ from torch import Tensor
 
 from flowzoo.interfaces import Step
 from flowzoo.layers.coupling_base import Coupling
-from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, bound_log_scale, check_bound
+from flowzoo.layers.scale_bound import (
+    LOG_SCALE_BOUND,
+    Bound,
+    bound_log_scale,
+    check_bound_or_none,
+)
 from flowzoo.nets import MLP, Activation
 
 
@@ -33,7 +38,7 @@ class VolumePreservingCoupling(Coupling):
         reverse: the last D - D // 2 columns pass instead of the first D // 2.
         scale_activation: activation of the scale net.
         translation_activation: activation of the translation net.
-        log_scale_bound: bound on |s|.
+        log_scale_bound: bound on |s|; ``none`` for s = scale_net.
 
     Raises:
         ValueError: a width or bound that is not positive, or an unknown activation.
@@ -55,10 +60,10 @@ class VolumePreservingCoupling(Coupling):
         reverse: bool = False,
         scale_activation: Activation = "tanh",
         translation_activation: Activation = "relu",
-        log_scale_bound: float = LOG_SCALE_BOUND,
+        log_scale_bound: Bound = LOG_SCALE_BOUND,
     ) -> None:
         super().__init__(features, context_features=context_features, reverse=reverse)
-        self.log_scale_bound = check_bound(log_scale_bound)
+        self.log_scale_bound = check_bound_or_none(log_scale_bound)
         self.scale_net: MLP | None = None
         if self.moved_features > 1:
             self.scale_net = MLP(

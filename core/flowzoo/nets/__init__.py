@@ -2,6 +2,7 @@
 
 from flowzoo.nets.activations import Activation as Activation
 from flowzoo.nets.activations import build_activation as build_activation
+from flowzoo.nets.conv import ConvNet as ConvNet
 from flowzoo.nets.linear import Linear as Linear
 from flowzoo.nets.made import MADE as MADE
 from flowzoo.nets.made import MaskedLinear as MaskedLinear

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch import nn
 
-Activation = Literal["relu", "tanh", "leaky-relu", "elu", "silu", "gelu"]
+Activation = Literal["relu", "tanh", "leaky-relu", "leaky-relu-0.2", "elu", "silu", "gelu"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
-    "leaky-relu": nn.LeakyReLU,
+    "leaky-relu": nn.LeakyReLU,  # slope 0.01
+    "leaky-relu-0.2": partial(nn.LeakyReLU, 0.2),
     "elu": nn.ELU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,

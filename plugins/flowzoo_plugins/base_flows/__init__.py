@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowzoo_plugins.base_flows.conv_gin import ConvGIN as ConvGIN
     from flowzoo_plugins.base_flows.gin import GIN as GIN
     from flowzoo_plugins.base_flows.maf import MAF as MAF
     from flowzoo_plugins.base_flows.nflows_adapter import NflowsMAF as NflowsMAF
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flowzoo_plugins.base_flows.zuko_adapter import ZukoTransform as ZukoTransform
 
 _HOMES = {
+    "ConvGIN": "conv_gin",
     "GIN": "gin",
     "MAF": "maf",
     "NICE": "nice",

@@ -47,6 +47,13 @@ _GIN_BIBTEX = """@inproceedings{sorrenson2020disentanglement,
   booktitle={International Conference on Learning Representations},
   year={2020}
 }"""
+_SPREAD_PAPER = "Zhang, Sun, Zhang, McDonagh (2023), Spread Flows for Manifold Modelling, AISTATS"
+_SPREAD_BIBTEX = """@inproceedings{zhang2023spread,
+  title={Spread Flows for Manifold Modelling},
+  author={Zhang, Mingtian and Sun, Yitong and Zhang, Chen and McDonagh, Steven},
+  booktitle={International Conference on Artificial Intelligence and Statistics},
+  year={2023}
+}"""
 _SMALL = {"layers": 2, "hidden": [16]}
 _SMALL_SPLINES = {**_SMALL, "num_bins": 4}
 
@@ -124,6 +131,24 @@ GIN = PluginSpec(
     paper=_GIN_PAPER,
     bibtex=_GIN_BIBTEX,
     check_options=_SMALL,
+)
+
+CONV_GIN = PluginSpec(
+    kind="base-flow",
+    name="conv-gin",
+    summary="couplings of image channels between down-samplings, then of columns; keeps volume",
+    target="flowzoo_plugins.base_flows.conv_gin:ConvGIN",
+    capabilities={
+        "conditional": True,
+        "packable": True,
+        "fast": "both",
+        "volume_preserving": True,
+        "features": 16,
+        "min_features": 16,
+    },
+    paper=_SPREAD_PAPER,
+    bibtex=_SPREAD_BIBTEX,
+    check_options={"shape": [1, 4, 4], "couplings": [2], "channels": 4, "hidden": [8]},
 )
 
 NFLOWS_REALNVP = PluginSpec(

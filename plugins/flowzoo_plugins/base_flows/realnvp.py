@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from flowzoo.interfaces import BaseFlow
-from flowzoo.layers import AffineCoupling
-from flowzoo.layers.scale_bound import LOG_SCALE_BOUND
+from flowzoo.layers import LOG_SCALE_BOUND, AffineCoupling, Bound
 from flowzoo.nets import Activation
 from flowzoo.validation import check_positive
 from flowzoo_plugins.base_flows.stack import Normalization, Order, Stack, ordered
@@ -32,7 +31,7 @@ class RealNVP(Stack):
         momentum: of the batch-norm's running statistics (weight of the new batch).
         scale_activation: activation of the scale nets.
         translation_activation: activation of the translation nets.
-        log_scale_bound: bound on each coupling's |log-scale|.
+        log_scale_bound: bound on each coupling's |log-scale|; ``none`` for none.
 
     Raises:
         ValueError: an option out of range or of an unknown name.
@@ -57,7 +56,7 @@ class RealNVP(Stack):
         momentum: float = 0.1,
         scale_activation: Activation = "tanh",
         translation_activation: Activation = "relu",
-        log_scale_bound: float = LOG_SCALE_BOUND,
+        log_scale_bound: Bound = LOG_SCALE_BOUND,
     ) -> None:
         couplings: list[BaseFlow] = [
             AffineCoupling(
