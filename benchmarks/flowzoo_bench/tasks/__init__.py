@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.curve_sets import Star as Star
     from flowzoo_bench.tasks.curve_sets import TwistedEight as TwistedEight
     from flowzoo_bench.tasks.digits import Digits as Digits
+    from flowzoo_bench.tasks.embedded import EmbeddedTask as EmbeddedTask
+    from flowzoo_bench.tasks.fading_square import FadingSquare as FadingSquare
     from flowzoo_bench.tasks.images import ImageTask as ImageTask
     from flowzoo_bench.tasks.logit import Logit as Logit
     from flowzoo_bench.tasks.manifolds import CurvedManifold as CurvedManifold
@@ -29,10 +31,14 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.mnist import MNIST as MNIST
     from flowzoo_bench.tasks.mnist import FashionMNIST as FashionMNIST
     from flowzoo_bench.tasks.patches import Patches as Patches
+    from flowzoo_bench.tasks.planar_sets import Line as Line
+    from flowzoo_bench.tasks.planar_sets import Sine as Sine
+    from flowzoo_bench.tasks.s_curve import SCurve as SCurve
     from flowzoo_bench.tasks.spherical import Spherical as Spherical
     from flowzoo_bench.tasks.standardize import Standardizer as Standardizer
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
+    from flowzoo_bench.tasks.union import Union as Union
 
 _HOME = {
     "MNIST": "mnist",
@@ -45,23 +51,29 @@ _HOME = {
     "CurvedManifold": "manifolds",
     "Digits": "digits",
     "DisjointCircles": "curve_sets",
+    "EmbeddedTask": "embedded",
+    "FadingSquare": "fading_square",
     "FashionMNIST": "mnist",
     "FileTask": "arrays",
     "Helix": "curve_sets",
     "ImageTask": "images",
     "InterlockedCircles": "curve_sets",
     "Knotted": "curve_sets",
+    "Line": "planar_sets",
     "LinearManifold": "manifolds",
     "Lissajous": "curve_sets",
     "Logit": "logit",
     "ManifoldTask": "manifolds",
     "NonKnotted": "curve_sets",
     "Patches": "patches",
+    "SCurve": "s_curve",
+    "Sine": "planar_sets",
     "Spherical": "spherical",
     "Standardizer": "standardize",
     "Star": "curve_sets",
     "SyntheticTask": "synthetic",
     "TwistedEight": "curve_sets",
+    "Union": "union",
 }
 
 __all__ = sorted(_HOME)

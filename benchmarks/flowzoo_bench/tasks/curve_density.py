@@ -50,7 +50,7 @@ class CurveDensity:
         self._centres = curve.position(curve.start + middles * self._step)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (N,), of x (N, 3) float64."""
+        """log p(x) in nats, (N,), of x (N, D) float64."""
         rows = max(1, _VALUES // self._count)
         parts = [self._log_prob(part) for part in torch.split(x, rows)]
         return torch.cat(parts) if parts else x.new_empty(0)
@@ -87,7 +87,7 @@ class CurveDensity:
 
         peak = x.new_full((len(x),), -torch.inf).scatter_reduce(0, row, terms, "amax")
         total = torch.zeros_like(peak).index_add(0, row, (terms - peak[row]).exp())
-        constant = -log(self._count) - 1.5 * log(2 * pi * variance)
+        constant = -log(self._count) - x.shape[1] / 2 * log(2 * pi * variance)
         return peak + total.log() + constant
 
 

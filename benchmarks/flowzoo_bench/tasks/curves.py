@@ -16,11 +16,11 @@ _PAIRS = 1 << 20  # points times grid cells held at once
 
 @dataclass(frozen=True)
 class Curve:
-    """theta in [start, stop] -> position in R^3.
+    """theta in [start, stop] -> position in R^D.
 
     Attributes:
-        position: maps theta of any shape S to points (*S, 3), elementwise.
-        velocity: its derivative in theta, (*S, 3).
+        position: maps theta of any shape S to points (*S, D), elementwise.
+        velocity: its derivative in theta, (*S, D).
         start: smallest theta.
         stop: largest theta.
     """
@@ -47,7 +47,11 @@ class Curve:
         return float(_norm(self.velocity(theta)).sum() * step)
 
     def distance(self, x: Tensor) -> Tensor:
-        """Distance of each row of x (N, 3), float64, to the curve, (N,), exact to about 1e-12.
+        """Distance of each row of x (N, D), float64, to the curve, (N,), exact to about 1e-12."""
+        return self.nearest(x)[1]
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """theta of the point of the curve nearest to each row of x (N, D), and its distance: (N,).
 
         A grid finds every local minimum that can be the global one; bisection on the derivative of
         the squared distance then refines each. (Bisection on the sign of a derivative keeps full
@@ -57,13 +61,16 @@ class Curve:
         theta = torch.linspace(self.start, self.stop, cells, dtype=x.dtype, device=x.device)
         grid = self.position(theta)
         rows = max(1, _PAIRS // cells)
-        parts = [self._distance(part, theta, grid) for part in torch.split(x, rows)]
-        return torch.cat(parts) if parts else x.new_empty(0)
+        parts = [self._nearest(part, theta, grid) for part in torch.split(x, rows)]
+        if not parts:
+            return x.new_empty(0), x.new_empty(0)
+        places, distances = zip(*parts, strict=True)
+        return torch.cat(places), torch.cat(distances)
 
-    def _distance(self, x: Tensor, theta: Tensor, grid: Tensor) -> Tensor:
+    def _nearest(self, x: Tensor, theta: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         speed, acceleration = self.bounds
         distance = torch.cdist(x, grid, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distance.amin(dim=1, keepdim=True)
+        nearest, at = distance.min(dim=1, keepdim=True)
         left = torch.cat([distance[:, 1:2], distance[:, :-1]], dim=1)
         right = torch.cat([distance[:, 1:], distance[:, -2:-1]], dim=1)
         # a true minimum lies below its nearest grid point by at most half the largest second
@@ -81,11 +88,18 @@ class Curve:
             middle = (low + high) / 2
             uphill = ((self.position(middle) - point) * self.velocity(middle)).sum(dim=1) > 0
             low, high = torch.where(uphill, low, middle), torch.where(uphill, middle, high)
-        refined = _norm(self.position((low + high) / 2) - point)
+        place = (low + high) / 2
+        refined = _norm(self.position(place) - point)
         # bracket ends cover curves that stop, where the derivative need not vanish
-        refined = torch.minimum(refined, _norm(self.position(low) - point))
-        refined = torch.minimum(refined, _norm(self.position(high) - point))
-        return nearest[:, 0].scatter_reduce(0, row, refined, "amin")
+        for end in (low, high):
+            further = _norm(self.position(end) - point)
+            place = torch.where(further < refined, end, place)
+            refined = torch.minimum(refined, further)
+        best = nearest[:, 0].scatter_reduce(0, row, refined, "amin")
+        chosen = refined == best[row]
+        places = theta[at[:, 0]].clone()
+        places[row[chosen]] = place[chosen]
+        return places, best
 
 
 def _norm(vectors: Tensor) -> Tensor:
