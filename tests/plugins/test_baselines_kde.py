@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowzoo.dimension import levina_bickel, two_nn
 from flowzoo.registry import build
 from flowzoo_plugins.baselines import KernelDensity
 from flowzoo_plugins.baselines.bandwidth import (
@@ -201,3 +202,59 @@ def test_bad_options_are_refused(options, message):
 def test_is_built_from_toml_data():
     model = build("mixture", "kde", features=2, grid=[0.01, 1], folds=5)
     assert model.grid == (0.01, 1)
+
+
+# --- dimension ---------------------------------------------------------------------------------
+
+
+def union(rows=400):
+    """A line and, far from it, a disc, in R^3."""
+    z = torch.randn(rows, 3, generator=generator(), dtype=torch.float64)
+    line = z * torch.tensor([1.0, 0.0, 0.0])
+    disc = z * torch.tensor([1.0, 1.0, 0.0]) + torch.tensor([0.0, 0.0, 50.0])
+    return line[: rows // 2], disc[rows // 2 :]
+
+
+def test_dimension_is_that_of_the_rows():
+    x = moons(500) @ torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    for options, expected in (
+        ({}, 1 / (1 / levina_bickel(x, 20)).mean()),
+        ({"neighbours": 7}, 1 / (1 / levina_bickel(x, 7)).mean()),
+        ({"dimension": "two-nn"}, two_nn(x)),
+    ):
+        found = [float(fitted(x, bandwidth=h, **options).intrinsic_dimension()) for h in (0.1, 2.0)]
+        assert found == [pytest.approx(float(expected))] * 2
+        assert abs(found[0] - 2) < 0.35
+
+
+def test_dimension_is_at_most_that_of_the_space():
+    x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None].sqrt()
+    assert two_nn(x) > 1
+    found = fitted(x, bandwidth=0.1, dimension="two-nn").intrinsic_dimension()
+    assert float(found) == 1
+    lattice = torch.eye(30, dtype=torch.float64)  # infinite otherwise
+    assert float(fitted(lattice, bandwidth=0.1).intrinsic_dimension()) == 30
+
+
+def test_local_dimension_tells_a_curve_from_a_surface():
+    line, disc = union()
+    model = fitted(torch.cat([line, disc]), bandwidth=0.1)
+    for x, dim in ((line, 1.0), (disc, 2.0), (line + 1e-3, 1.0)):
+        local = model.local_dimension(x)
+        assert local.shape == (200,)
+        assert 1 / float((1 / local).mean()) == pytest.approx(dim, rel=0.15)
+    # a stored row does not count as its own neighbour
+    x = torch.cat([line, disc])
+    torch.testing.assert_close(model.local_dimension(x), levina_bickel(x, 20), rtol=1e-12, atol=0)
+    assert model.float().local_dimension(line.float()).dtype == torch.float32
+
+
+def test_options_of_the_dimension_are_checked():
+    with pytest.raises(ValueError, match="dimension: expected one of"):
+        KernelDensity(2, dimension="correlation")
+    with pytest.raises(ValueError, match="neighbours: expected at least 2"):
+        KernelDensity(2, neighbours=1)
+    with pytest.raises(ValueError, match="expected at least 21 rows"):
+        fitted(moons(20), bandwidth=0.1).intrinsic_dimension()
+    with pytest.raises(ValueError, match="x: expected shape"):
+        fitted(moons(40), bandwidth=0.1).local_dimension(torch.zeros(3, 5))

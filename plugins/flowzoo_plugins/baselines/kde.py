@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from flowzoo.validation import check_positive
+from flowzoo.dimension import harmonic_mean, levina_bickel, two_nn
+from flowzoo.validation import check_finite, check_positive, check_rows
 from flowzoo_plugins.baselines.bandwidth import cross_validated_bandwidth
 from flowzoo_plugins.baselines.closed_form import LOG_2PI, ClosedForm, randn
+
+Dimension = Literal["levina-bickel", "two-nn"]
 
 
 class KernelDensity(ClosedForm):
@@ -25,7 +28,8 @@ class KernelDensity(ClosedForm):
     log h gives h. Copies of a row share its fold: a row that scores itself would favour h = 0. A
     best h at the end of the grid raises a RuntimeWarning.
 
-    ``sample`` at temperature t scales the kernels' covariance by t^2.
+    ``sample`` at temperature t scales the kernels' covariance by t^2. The stored rows also know how
+    many dimensions they have, which no bandwidth enters: see ``intrinsic_dimension``.
 
     Source: Parzen (1962).
 
@@ -35,10 +39,13 @@ class KernelDensity(ClosedForm):
         folds: number of folds, at least 2; None leaves out one distinct row at a time.
         grid: smallest and largest h tried, in the data's units.
         cv_rows: how many rows are scored, drawn at random; all rows score them.
+        dimension: what ``intrinsic_dimension`` is found by, see ``flowzoo.dimension``.
+        neighbours: of each row, for the dimension by Levina and Bickel.
 
     Raises:
-        ValueError: a bandwidth or grid that is not positive and finite, fewer than 2 folds. Its
-            stage raises when h is to be chosen from fewer than 2 distinct rows.
+        ValueError: a bandwidth or grid that is not positive and finite, fewer than 2 folds or
+            neighbours, an unknown ``dimension``. Its stage raises when h is to be chosen from fewer
+            than 2 distinct rows.
 
     Example:
         >>> model = KernelDensity(1, bandwidth=1.0)
@@ -50,6 +57,10 @@ class KernelDensity(ClosedForm):
 
     points: Tensor
     log_bandwidth: Tensor
+    capabilities: ClassVar[frozenset[str]] = ClosedForm.capabilities | {
+        "intrinsic_dimension",
+        "local_dimension",
+    }
 
     def __init__(
         self,
@@ -59,6 +70,8 @@ class KernelDensity(ClosedForm):
         folds: int | None = None,
         grid: tuple[float, float] = (1e-3, 10.0),
         cv_rows: int = 2500,
+        dimension: Dimension = "levina-bickel",
+        neighbours: int = 20,
     ) -> None:
         super().__init__(features)
         if bandwidth != "cv" and not _is_positive(bandwidth):
@@ -67,12 +80,44 @@ class KernelDensity(ClosedForm):
             raise ValueError(f"folds: expected None or at least 2, got {folds}")
         if len(grid) != 2 or not all(map(_is_positive, grid)) or not grid[0] < grid[1]:
             raise ValueError(f"grid: expected 0 < smallest < largest bandwidth, got {grid!r}")
+        if dimension not in get_args(Dimension):
+            raise ValueError(f"dimension: expected one of {get_args(Dimension)}, got {dimension!r}")
+        if check_positive("neighbours", neighbours) < 2:
+            raise ValueError(f"neighbours: expected at least 2, got {neighbours}")
+        self.dimension = dimension
+        self.neighbours = neighbours
         self.bandwidth = bandwidth
         self.folds = folds
         self.grid = grid
         self.cv_rows = check_positive("cv_rows", cv_rows)
         self.register_buffer("points", torch.zeros(1, features))
         self.register_buffer("log_bandwidth", torch.zeros(()))
+
+    def intrinsic_dimension(self) -> Tensor:
+        """Dimension of the stored rows, a scalar at most D, float64.
+
+        By TwoNN, or the harmonic mean of Levina and Bickel's of all rows; O(N^2 D), no bandwidth.
+
+        Raises:
+            ValueError: too few distinct rows.
+        """
+        if self.dimension == "two-nn":
+            found = torch.tensor(two_nn(self.points), dtype=torch.float64)
+        else:
+            found = harmonic_mean(levina_bickel(self.points, self.neighbours))
+        return found.clamp(max=self.features)
+
+    def local_dimension(self, x: Tensor) -> Tensor:
+        """Levina and Bickel's dimension of each row among the stored ones, (N,), not whole.
+
+        A stored row is no neighbour of itself. The numbers scatter by a share of
+        (neighbours - 2)^(-1/2) and exceed D as often as not where the data fill the space.
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device, or too few distinct rows are stored.
+        """
+        check_finite("x", check_rows("x", x, self.features, self.points))
+        return levina_bickel(x, self.neighbours, self.points).to(x.dtype)
 
     def _fit(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         if isinstance(self.bandwidth, str):

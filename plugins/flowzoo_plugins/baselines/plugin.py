@@ -49,7 +49,7 @@ KDE = PluginSpec(
     target="flowzoo_plugins.baselines.kde:KernelDensity",
     capabilities={
         "evaluations": {"exact": "exact, lebesgue"},
-        "methods": ["sample_and_log_prob"],
+        "methods": ["sample_and_log_prob", "intrinsic_dimension", "local_dimension"],
         "trained": False,
         "packable": True,
     },
