@@ -97,8 +97,10 @@ class Experiment(_Strict):
         num_samples: samples kept for figures.
         keep: what else is kept, for figures: ``layers``, the data after each layer; ``knobs``,
             samples of one seed at every temperature and noise scale; ``reconstructions`` of test
-            rows; ``embeddings`` of test rows in the plane that parts the classes. And ``model``,
-            the weights.
+            rows; ``embeddings`` of test rows in the plane that parts the classes; ``spectrum``, the
+            variance over noise along each latent direction; ``codes`` of test rows and draws of
+            the prior beside them; ``representations``, the first two columns of the embedding of
+            test rows; ``density`` along the manifold, true and learned. And ``model``, the weights.
         temperatures: of ``knobs``, above 0.
         noise_scales: of ``knobs``, at least 0, for models that have that knob.
     """

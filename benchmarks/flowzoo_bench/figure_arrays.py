@@ -10,13 +10,14 @@ from torch import Tensor
 
 from flowzoo.interfaces import Trained
 from flowzoo_bench.discriminant import discriminant_plane
+from flowzoo_bench.latent_arrays import in_chunks, latent_makers
 from flowzoo_bench.runspec import RunSpec
 
 Arrays = dict[str, Tensor]
 
 _SHEET, _CLOUD = 24, 1000
 """Rows kept at each setting: images, which are looked at one by one, and points."""
-_FIT, _CHUNK = 5000, 1000
+_FIT = 5000
 
 
 def main_arrays(trained: Trained, spec: RunSpec) -> Arrays:
@@ -45,7 +46,10 @@ def main_arrays(trained: Trained, spec: RunSpec) -> Arrays:
 
 def kept_parts(trained: Trained, spec: RunSpec) -> dict[str, Callable[[], Arrays]]:
     """What the experiment asks for beyond that and the model has; each may fail alone."""
-    makers: dict[str, Callable[[Trained, RunSpec], Arrays]] = {"knobs": _knobs}
+    makers: dict[str, Callable[[Trained, RunSpec], Arrays]] = {
+        "knobs": _knobs,
+        **latent_makers(trained),
+    }
     if trained.reconstruct is not None:
         makers["reconstructions"] = _reconstructions
     if trained.embed is not None and _several_classes(trained):
@@ -115,11 +119,7 @@ def _embeddings(trained: Trained, spec: RunSpec) -> Arrays:
         return {}
     fit, rows = trained.splits.train[:_FIT], trained.splits.test[: spec.num_samples]
     classes = trained.labels.train[:_FIT]
-    embed = trained.embed
-
-    def latent(x: Tensor) -> Tensor:
-        return torch.cat([embed(x[at : at + _CHUNK]) for at in range(0, len(x), _CHUNK)])
-
+    latent = partial(in_chunks, trained.embed)
     return {
         "embeddings/classes": trained.labels.test[: spec.num_samples],
         "embeddings/plane": discriminant_plane(latent(fit), classes, latent(rows)),

@@ -13,7 +13,17 @@ from flowzoo_bench.seeds import seed
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "float64"]
-Keep = Literal["layers", "model", "knobs", "reconstructions", "embeddings"]
+Keep = Literal[
+    "layers",
+    "model",
+    "knobs",
+    "reconstructions",
+    "embeddings",
+    "spectrum",
+    "codes",
+    "representations",
+    "density",
+]
 
 
 def canonical(data: Any) -> str:

@@ -15,15 +15,19 @@ from flowzoo_bench.report.embeddings import embeddings_figure
 from flowzoo_bench.report.knob_curves import knob_curves_figure
 from flowzoo_bench.report.knob_samples import Knob, knob_samples_figure
 from flowzoo_bench.report.knobs import by_setting, knob_scores
+from flowzoo_bench.report.latent import latent_figure
 from flowzoo_bench.report.learning import learning_figure
 from flowzoo_bench.report.load import Results, Run, files_of
+from flowzoo_bench.report.manifold_density import manifold_density_figure
 from flowzoo_bench.report.monitored import monitored_figure
+from flowzoo_bench.report.representations import representations_figure, sorted_images_figure
 from flowzoo_bench.report.rows_drawn import (
     charts_figure,
     layers_figure,
     reconstructions_figure,
     samples_figure,
 )
+from flowzoo_bench.report.spectra import spectra_figure
 from flowzoo_bench.report.sweeps import sweep_figure
 from flowzoo_bench.report.table import MEASURED, TableRow
 from flowzoo_bench.report.view import View
@@ -111,6 +115,12 @@ def _data_figures(
     draw = partial(reconstructions_figure, task, arrays, view)
     folder.draw(task, "reconstructions", draw)
     folder.draw(task, "embeddings", partial(embeddings_figure, task, arrays))
+    folder.draw(task, "spectrum", partial(spectra_figure, task, arrays))
+    folder.draw(task, "codes", partial(latent_figure, task, arrays))
+    draw = partial(representations_figure, task, arrays, view)
+    folder.draw(task, "representations", draw)
+    folder.draw(task, "sorted-images", partial(sorted_images_figure, task, arrays, view))
+    folder.draw(task, "density", partial(manifold_density_figure, task, arrays, view))
     for method, held in arrays.items():
         kind = f"layers-{folder.methods[method]}"
         folder.draw(task, kind, partial(layers_figure, task, method, held))
