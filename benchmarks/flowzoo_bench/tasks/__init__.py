@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.planar_sets import Line as Line
     from flowzoo_bench.tasks.planar_sets import Sine as Sine
     from flowzoo_bench.tasks.s_curve import SCurve as SCurve
+    from flowzoo_bench.tasks.sphere import Sphere as Sphere
     from flowzoo_bench.tasks.spherical import Spherical as Spherical
     from flowzoo_bench.tasks.standardize import Standardizer as Standardizer
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
+    from flowzoo_bench.tasks.synthetic_digits import SyntheticDigits as SyntheticDigits
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
     from flowzoo_bench.tasks.union import Union as Union
 
@@ -68,9 +70,11 @@ _HOME = {
     "Patches": "patches",
     "SCurve": "s_curve",
     "Sine": "planar_sets",
+    "Sphere": "sphere",
     "Spherical": "spherical",
     "Standardizer": "standardize",
     "Star": "curve_sets",
+    "SyntheticDigits": "synthetic_digits",
     "SyntheticTask": "synthetic",
     "TwistedEight": "curve_sets",
     "Union": "union",

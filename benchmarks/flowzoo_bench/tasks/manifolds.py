@@ -10,11 +10,14 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from flowzoo.interfaces.measure import Evaluation
+from flowzoo.interfaces.measure import EXACT, Evaluation, Measure
 from flowzoo.interfaces.task import Splits, Task
 from flowzoo.validation import check_finite, check_positive, check_rows
 from flowzoo_bench.tasks.checks import check_noise, check_seed
 from flowzoo_bench.tasks.synthetic import Expectation
+from flowzoo_bench.tasks.wave_distance import squared_distance_to_wave
+
+_ROWS = 1024  # whose distances are found at a time
 
 
 class ManifoldTask(Task):
@@ -28,12 +31,18 @@ class ManifoldTask(Task):
     .. math:: \log p(x) = \log N(S^{-1}(Q^\top x);\ 0,\ \mathrm{diag}(\sigma_z^2 + \sigma^2,
               \sigma^2))
 
-    exactly. Q and S are drawn from ``manifold_seed`` and are the same for every replicate.
+    exactly. Without noise and for d < D, the truth is a density against the manifold's surface
+
+    .. math:: \log p(x) = \log N(u;\ 0,\ \mathrm{diag}(\sigma_z^2))
+              - \tfrac12 \log\det J(u)^\top J(u), \qquad u = S^{-1}(Q^\top x)_{1..d}
+
+    with J the Jacobian of u -> Q S(u, 0), at the point of the manifold whose coordinates x has.
+    Q and S are drawn from ``manifold_seed`` and are the same for every replicate.
 
     Args:
         dimension: d.
         features: D.
-        noise: sigma, positive.
+        noise: sigma; 0 for none.
         manifold_seed: of Q and S.
         num_train: training rows.
         num_valid: validation rows.
@@ -42,8 +51,6 @@ class ManifoldTask(Task):
     Raises:
         ValueError: an option out of range, or d above D.
     """
-
-    oracle = Evaluation()
 
     def __init__(
         self,
@@ -61,10 +68,11 @@ class ManifoldTask(Task):
         if dimension > features:
             raise ValueError(f"dimension: expected at most features={features}, got {dimension}")
         self.noise = check_noise(noise)
-        if self.noise == 0:
-            raise ValueError("noise: expected > 0 (a manifold has no density on R^D), got 0")
-        # noise of a manifold that fills the space takes no row away from it
-        self.noise_scale = self.noise if dimension < features else None
+        # a manifold that fills the space is that space, and noise takes no row away from it
+        fills = dimension == features
+        self.noise_scale = None if fills else self.noise or None
+        surface = Evaluation(EXACT, Measure("surface", dim=dimension))
+        self.oracle = Evaluation() if self.noise or fills else surface
         self.sizes = (
             check_positive("num_train", num_train),
             check_positive("num_valid", num_valid),
@@ -85,20 +93,23 @@ class ManifoldTask(Task):
         return Splits(*torch.split(self._bend(y) @ self.rotation.T, list(self.sizes)))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """True log-density of x (N, D) in nats, (N,) float64.
+        """True log-density of x (N, D) in nats, (N,) float64, against ``oracle.measure``.
 
         Raises:
             ValueError: x has the wrong shape or is not finite.
         """
         y = self._straighten(self._checked(x) @ self.rotation)
         variance = self._variance()
+        y = y[:, : len(variance)]
         squares = (y.square() / variance).sum(dim=1)
-        return -0.5 * (squares + variance.log().sum() + self.features * log(2 * pi))
+        log_prob = -0.5 * (squares + variance.log().sum() + len(variance) * log(2 * pi))
+        return log_prob if self.noise else log_prob - self._log_stretch(y)
 
     def expected_log_prob(self) -> Expectation:
-        """E[log p(x)] under the set's own density, in closed form: its error is 0."""
-        mean = -0.5 * float(self._variance().log().sum() + self.features * (log(2 * pi) + 1))
-        return Expectation(mean, 0.0)
+        """E[log p(x)] under the set's own density, without Monte Carlo: its error is 0."""
+        variance = self._variance()
+        mean = -0.5 * float(variance.log().sum() + len(variance) * (log(2 * pi) + 1))
+        return Expectation(mean if self.noise else mean - self._mean_log_stretch(), 0.0)
 
     def place(self, z: Tensor) -> Tensor:
         """The point of the manifold with coordinates z, in standard deviations: (N, D) for (N, d).
@@ -112,13 +123,22 @@ class ManifoldTask(Task):
         return self._bend(y) @ self.rotation.T
 
     def _variance(self) -> Tensor:
-        """Of the columns of y, (D,)."""
-        variance = torch.full((self.features,), self.noise**2, dtype=torch.float64)
+        """Of the columns of y that vary: (D,), or (d,) without noise."""
+        columns = self.features if self.noise else self.dimension
+        variance = torch.full((columns,), self.noise**2, dtype=torch.float64)
         variance[: self.dimension] += self.spread.square()
         return variance
 
     def _checked(self, x: Tensor) -> Tensor:
         return check_finite("x", check_rows("x", x, self.features)).to(torch.float64)
+
+    def _log_stretch(self, u: Tensor) -> Tensor:
+        """1/2 log det J'J at coordinates u (N, d), (N,)."""
+        return torch.zeros(len(u), dtype=u.dtype, device=u.device)
+
+    def _mean_log_stretch(self) -> float:
+        """Its mean over the manifold's own coordinates."""
+        return 0.0
 
     @abstractmethod
     def _spread(self) -> Tensor:
@@ -186,13 +206,19 @@ class CurvedManifold(ManifoldTask):
     is a round Gaussian.
 
     The noise is bent along with the manifold, so that S keeps its volume; across the manifold its
-    standard deviation is ``noise`` at most. The distance to the manifold has no closed form, and
-    ``distance`` raises TypeError.
+    standard deviation is ``noise`` at most. Without it the density on the surface has, for w_i the
+    length of W's row i,
+
+    .. math:: \tfrac12 \log\det J^\top J = \tfrac12 \textstyle\sum_i
+              \log(1 + a^2 w_i^2 \sin^2(W u + \phi)_i)
+
+    The waves run along orthogonal rows of W and move along orthogonal columns of B, so that the
+    nearest point of the manifold is found wave by wave, each in its plane.
 
     Args:
         dimension: d.
         features: D.
-        noise: sigma, positive.
+        noise: sigma; 0 for none.
         amplitude: a.
         manifold_seed: of Q, W, phi and B.
         num_train: training rows.
@@ -233,6 +259,26 @@ class CurvedManifold(ManifoldTask):
             num_test=num_test,
         )
 
+    def distance(self, x: Tensor) -> Tensor:
+        """Distance of x (N, D) to the waves, (N,) float64.
+
+        Raises:
+            ValueError: x has the wrong shape or is not finite.
+        """
+        y = self._checked(x) @ self.rotation
+        u, v = y[:, : self.dimension], y[:, self.dimension :]
+        height = v @ self._mixing
+        beside = (v - height @ self._mixing.T).square().sum(dim=1)
+        phase = u @ self._directions.T + self._phases
+        # an empty batch has one part, without rows
+        parts = [
+            squared_distance_to_wave(
+                theta, h, amplitude=self.amplitude, frequency=self._frequencies()
+            ).sum(dim=1)
+            for theta, h in zip(phase.split(_ROWS), height.split(_ROWS), strict=True)
+        ]
+        return (beside + torch.cat(parts)).sqrt()
+
     def _spread(self) -> Tensor:
         return torch.ones(self.dimension, dtype=torch.float64)
 
@@ -244,6 +290,23 @@ class CurvedManifold(ManifoldTask):
         self._directions = torch.as_tensor(directions)
         self._phases = torch.as_tensor(rng.uniform(-pi / 4, pi / 4, waves))
         self._mixing = torch.as_tensor(np.linalg.qr(rng.standard_normal((room, waves)))[0])
+
+    def _frequencies(self) -> Tensor:
+        """w, (m,)."""
+        norm: Tensor = torch.linalg.vector_norm(self._directions, dim=1)
+        return norm
+
+    def _log_stretch(self, u: Tensor) -> Tensor:
+        slope = self.amplitude * self._frequencies() * (u @ self._directions.T + self._phases).sin()
+        return 0.5 * slope.square().log1p().sum(dim=1)
+
+    def _mean_log_stretch(self) -> float:
+        # each wave sees one standard normal coordinate: equal steps, exact for smooth integrands
+        step = torch.linspace(-12.0, 12.0, 6001, dtype=torch.float64)
+        weight = torch.exp(-step.square() / 2)
+        frequencies = self._frequencies()
+        slope = self.amplitude * frequencies * (step[:, None] * frequencies + self._phases).sin()
+        return float((weight @ slope.square().log1p()).sum() / (2 * weight.sum()))
 
     def _graph(self, u: Tensor) -> Tensor:
         """g(u), (N, D - d)."""

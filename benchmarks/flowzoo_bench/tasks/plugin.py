@@ -99,7 +99,7 @@ _SMALL_MANIFOLD = {"features": 3, "noise": 0.1, "num_train": 2000}  # a grid of 
 LINEAR_MANIFOLD = PluginSpec(
     "task",
     "linear-manifold",
-    "A Gaussian on a plane of any dimension, with noise around it",
+    "A Gaussian on a plane of any dimension, with or without noise",
     "flowzoo_bench.tasks.manifolds:LinearManifold",
     capabilities={"features": None, "oracle": True, "support": True, "real": False},
     check_options=_SMALL_MANIFOLD,
@@ -107,9 +107,9 @@ LINEAR_MANIFOLD = PluginSpec(
 CURVED_MANIFOLD = PluginSpec(
     "task",
     "curved-manifold",
-    "Waves over a plane of any dimension, with noise around them",
+    "Waves over a plane of any dimension, with or without noise",
     "flowzoo_bench.tasks.manifolds:CurvedManifold",
-    capabilities={"features": None, "oracle": True, "support": False, "real": False},
+    capabilities={"features": None, "oracle": True, "support": True, "real": False},
     check_options=_SMALL_MANIFOLD,
 )
 

@@ -67,3 +67,21 @@ UNION = _embedded(
     paper="",
     bibtex="",
 )
+SPHERE = _embedded(
+    "sphere",
+    "The uniform law on a sphere of any dimension",
+    "sphere:Sphere",
+    None,
+    check_options={"features": 3, "noise": 0.1, "num_train": 2000},
+    paper="",
+    bibtex="",
+)
+SYNTHETIC_DIGITS = _embedded(
+    "synthetic-digits",
+    "Images that a decoder makes of Gaussian codes",
+    "synthetic_digits:SyntheticDigits",
+    None,
+    check_options={"epochs": 2, "num_train": 500, "num_valid": 100, "num_test": 100},
+    oracle=False,
+    support=False,
+)
