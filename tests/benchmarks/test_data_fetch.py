@@ -111,7 +111,11 @@ def test_a_download_is_quiet_and_leaves_the_logger_as_it_was(server: Server, pag
 
 
 @pytest.mark.parametrize("download", [True, False])
-@pytest.mark.parametrize("content", [b"", gzip.compress(CONTENT)[:-9], gzip.compress(b"other")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(CONTENT)[:-9], gzip.compress(b"other")],
+    ids=["empty", "cut off", "another"],  # not the bytes: these hold the time
+)
 def test_a_damaged_file_in_the_cache_is_replaced_or_named(
     server: Server, cache: Path, download: bool, content: bytes
 ) -> None:
