@@ -101,8 +101,14 @@ def specs():
     from flowzoo.plugin import PluginSpec
     from flowzoo_bench.metrics import plugin as metrics
     from flowzoo_bench.tasks import plugin as tasks
+    from flowzoo_bench.tasks import plugin_manifolds as manifolds
 
-    return [v for m in (tasks, metrics) for v in vars(m).values() if isinstance(v, PluginSpec)]
+    return [
+        v
+        for m in (tasks, manifolds, metrics)
+        for v in vars(m).values()
+        if isinstance(v, PluginSpec)
+    ]
 
 
 @pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
@@ -124,7 +130,8 @@ def test_every_spec_points_at_a_class_of_its_kind(spec):
 
 def test_specs_and_packages_import_nothing_heavy():
     code = (
-        "import sys, flowzoo_bench.tasks.plugin, flowzoo_bench.metrics.plugin, flowzoo_bench.seeds;"
+        "import sys, flowzoo_bench.tasks.plugin, flowzoo_bench.tasks.plugin_manifolds;"
+        "import flowzoo_bench.metrics.plugin, flowzoo_bench.seeds;"
         "print([m for m in ('torch', 'numpy', 'scipy', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
