@@ -1,9 +1,11 @@
 """The networks: shapes, masks, and MADE against nflows with copied weights."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from flowzoo.nets import MADE, MLP, Linear, build_activation
+from flowzoo.nets import MADE, MLP, Activation, Linear, build_activation
 
 F64 = torch.float64
 
@@ -33,7 +35,7 @@ def test_mlp_matches_torch(hidden):
     torch.testing.assert_close(net(x), h @ last.weight.T + last.bias)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "leaky-relu", "elu", "silu", "gelu"])
+@pytest.mark.parametrize("activation", get_args(Activation))
 def test_mlp_leaves_its_input_alone(activation):
     x = torch.randn(5, 3)
     before = x.clone()
