@@ -31,11 +31,12 @@ def check_task_data(task: Task, seed: int) -> tuple[Splits, Splits | None]:
     except Exception as error:
         said = " ".join(str(error).split())
         raise ValueError(f"task: labels: raised {type(error).__name__}: {said}") from error
-    return splits, check_labels(splits, labels)
+    check_dimensions(task, check_labels(splits, labels))
+    return splits, labels
 
 
 def check_description(task: Task) -> None:
-    """That the task's attributes fit each other: features, levels, bits, bins, logit, shape.
+    """That the task's attributes fit each other: features, levels, bins, logit, shape, dimension.
 
     Raises:
         ValueError: they do not.
@@ -72,6 +73,20 @@ def check_description(task: Task) -> None:
         raise ValueError(
             f"task: dimension: expected None or 0 to {task.features}, got {task.dimension!r}"
         )
+    if task.dimensions is not None:
+        if (
+            not isinstance(task.dimensions, tuple)
+            or not task.dimensions
+            or not all(_whole(one, 0) and one <= task.features for one in task.dimensions)
+        ):
+            raise ValueError(
+                f"task: dimensions: expected None or a tuple of 0 to {task.features}, "
+                f"got {task.dimensions!r}"
+            )
+        if task.dimension is not None:
+            raise ValueError(
+                f"task: dimension: expected None beside dimensions, got {task.dimension!r}"
+            )
 
 
 def check_splits(task: Task, splits: Splits) -> Splits:
@@ -121,6 +136,23 @@ def check_labels(splits: Splits, labels: Splits | None) -> Splits | None:
         if bool((classes < 0).any()):
             raise ValueError(f"{where}: expected classes 0, 1, ..., got {int(classes.min())}")
     return labels
+
+
+def check_dimensions(task: Task, labels: Splits | None) -> None:
+    """That each class of a union of manifolds is one of those ``task.dimensions`` lists.
+
+    Raises:
+        ValueError: a class beyond them, or no classes.
+    """
+    if task.dimensions is None:
+        return
+    if labels is None:
+        raise ValueError("task: labels: expected the manifold of each row beside dimensions")
+    most = max(int(classes.max()) for classes in labels)
+    if most >= len(task.dimensions):
+        raise ValueError(
+            f"task: dimensions: expected one for each class, 0 to {most}, got {task.dimensions}"
+        )
 
 
 def _whole(value: object, least: int) -> bool:

@@ -17,6 +17,8 @@ from flowzoo.plugin import PluginSpec
 from flowzoo.priors import prior_class, prior_names
 from flowzoo.testing import (
     base_flow_checks,
+    capability_checks,
+    dimension_checks,
     flow_map_checks,
     mixture_checks,
     module_checks,
@@ -125,7 +127,10 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("sample", mixture_checks.samples),
         _Named("samples-follow-density", mixture_checks.samples_follow_density),
         _Named("sample-and-log-prob", mixture_checks.sample_scores_agree),
-        _Named("capabilities", mixture_checks.capabilities_work),
+        _Named("capabilities", capability_checks.capabilities_work),
+        _Named("dimension", dimension_checks.dimensions_are_found),
+        _Named("spectrum", dimension_checks.spectrum),
+        _Named("codes", dimension_checks.codes),
         _Named("gradients", training_checks.gradients),
         _Named("packed", training_checks.packs),
         _Named("learning", training_checks.learns_the_data, "full"),
@@ -141,6 +146,7 @@ _CHECKS: Mapping[str, tuple[_Named, ...]] = {
         _Named("distinct-rows", task_checks.rows_are_distinct),
         _Named("images", task_checks.images),
         _Named("labels", task_checks.labels),
+        _Named("dimension", task_checks.dimension),
         _Named("oracle", task_checks.oracle),
         _Named("oracle-normalised", task_checks.oracle_normalised),
         _Named("support", task_checks.support),

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from flowzoo.interfaces import Splits, Task
-from flowzoo.task_validation import check_description, check_labels, check_splits
+from flowzoo.task_validation import (
+    check_description,
+    check_dimensions,
+    check_labels,
+    check_splits,
+)
 from flowzoo.testing.distribution import check_overlap, draws_follow
 from flowzoo.testing.isolation import untouched
 from flowzoo.testing.numerics import F64, SAME, close, finite
@@ -156,6 +161,27 @@ def labels(subject: Subject) -> None:
         moved <= _AMBIGUOUS * len(shared),
         f"labels: {moved} of {len(shared)} rows have another class under another seed",
     )
+
+
+def dimension(subject: Subject) -> None:
+    """The dimension is a whole number to D; of a union one for each class, all of which occur."""
+    task, _ = _data(subject)
+    _told(check_description, task)
+    if task.dimensions is None:
+        if task.dimension is None:
+            raise NotApplicable("the dimension is not known")
+        return
+    for seed in (0, 1):
+        labels = task.labels(seed)
+        with trying(f"seed {seed}"):
+            _told(check_dimensions, task, labels)
+            for name, classes in zip(Splits._fields, cast(Splits, labels), strict=True):
+                found = set(classes.tolist())
+                require(
+                    found == set(range(len(task.dimensions))),
+                    f"{name} labels: expected rows on each of the {len(task.dimensions)} "
+                    f"manifolds that dimensions lists, got {sorted(found)}",
+                )
 
 
 def _told(check: Callable[..., object], *given: object) -> None:
