@@ -8,6 +8,10 @@ from typing import Any
 
 from flowzoo.interfaces import Prior
 from flowzoo.options import check_options
+from flowzoo.priors.generalised_gaussian import GeneralisedGaussian as GeneralisedGaussian
+from flowzoo.priors.generalised_gaussian_mixture import (
+    GeneralisedGaussianMixture as GeneralisedGaussianMixture,
+)
 from flowzoo.priors.noisy_injective_gaussian import NoisyInjectiveGaussian as NoisyInjectiveGaussian
 from flowzoo.priors.per_chart import PerChart as PerChart
 from flowzoo.priors.product import Product as Product
@@ -18,6 +22,8 @@ _PRIORS: dict[str, type[Prior]] = {
     "standard-normal": StandardNormal,
     "uniform-ball": UniformBall,
     "noisy-injective-gaussian": NoisyInjectiveGaussian,
+    "generalised-gaussian": GeneralisedGaussian,
+    "generalised-gaussian-mixture": GeneralisedGaussianMixture,
 }
 
 

@@ -1,0 +1,1 @@
+"""Spread flows: a base flow over a prior of the data's own dimension."""

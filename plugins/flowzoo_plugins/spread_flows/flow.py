@@ -1,0 +1,386 @@
+"""A base flow over a prior of any rank, trained by the spread divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from flowzoo.dimension import SpectrumRank, rank_of_spectrum
+from flowzoo.interfaces import EXACT, BaseFlow, Evaluation, Injection, Measure, Stage
+from flowzoo.interfaces.stage import ParameterGroup
+from flowzoo.mixtures import FlowOverPrior, Frame
+from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
+from flowzoo.registry import build_part
+from flowzoo.training.modes import as_in_training
+from flowzoo.training.options import TrainingOptions
+from flowzoo.validation import check_draw, check_number, check_positive, check_rows
+from flowzoo_plugins.spread_flows.annealing import Annealing
+from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
+from flowzoo_plugins.spread_flows.collapse import collapse_message
+from flowzoo_plugins.spread_flows.entropy import mixture_log_prob, noise_entropy
+from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
+
+Entropy = Literal["drop", "kde"]
+Spread = Literal["noise", "offset"]
+Start = Literal["principal", "identity"]
+_ROWS = 20_000  # of the training data that a start looks at
+_CENTRES = 256  # codes whose entropy the validation objective takes
+_FLOW: Mapping[str, Any] = {"name": "gin", "order": "rotation"}
+_TRAINING: Mapping[str, Any] = {"epochs": 100, "batch_size": 256, "schedule": "cosine"}
+
+
+class SpreadFlow(FlowOverPrior):
+    r"""A bijection f over N(0, A A'), A of the rank that the data need: flows on manifolds.
+
+    Codes and prior are both spread by noise, so that their divergence is finite on any manifold:
+
+    .. math:: \mathrm{KL}(\tilde q \,\|\, \tilde p) = -H(\tilde z) - E \log N(f(x) + \sigma\epsilon;
+              0, A A^\top + \sigma^2 I) - E \log\lvert\det J_f(x)\rvert + \mathrm{const}
+
+    ``entropy="drop"`` leaves out H, as the paper does. That rewards squeezing the manifold and A
+    together, down to the noise, where the dimension is lost: the loss falls to its floor H(sigma
+    epsilon), and training warns. ``entropy="kde"`` keeps H as estimated by the batch (eq. 36-39),
+    which stops the squeezing where rows come within a few sigma of one another.
+
+    Evaluations: ``exact``, the density in R^D of :math:`f^{-1}(\tilde z)`, which ``sample`` draws
+    from; ``manifold``, the density against surface area at ``reconstruct(x)``, where the learned
+    manifold is the image of the leading axes of A A'. Their number is ``intrinsic_dimension`` when
+    training ends, and D before. ``sample`` takes ``temperature`` for the spread along these axes
+    and ``noise_scale`` for that around them; at 0 draws lie on the manifold.
+
+    Source: Zhang et al. (2023), Spread Flows for Manifold Modelling. Ours: the dimension's rule,
+    the start, several parts, noise on the data that is not annealed away, the warning.
+
+    Args:
+        features: D.
+        base_flow: name, ``{"name": ..., **options}`` or a built, unconditional bijection. Of one
+            that keeps volume (``gin``, ``nice``, ``conv-gin``) the spectrum can tell the dimension;
+            any other wants ``data_noise``, or it stretches what has no width without end.
+        frame: ``rotation`` turns the data to their principal axes before the base flow, ``pca``
+            whitens them, ``none`` leaves them.
+        noise: sigma, or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
+        data_noise: the same, of noise added to the data in training; 0 for none.
+        entropy: ``kde`` or ``drop``.
+        spread: ``noise``; ``offset`` adds sigma to every code instead, as the paper's code does.
+        rank: columns of A; D when None.
+        components: parts of the prior, N(mu_k, A_k A_k'), one dimension each.
+        start: ``principal`` takes the codes' moments for A (parts: by EM); ``identity`` is the
+            paper's A = I, for one part.
+        decay_on_prior: whether ``training``'s weight decay acts on A too.
+        prior_lr: learning rate of the prior; that of the flow when None.
+        threshold: variance over sigma^2 below which an axis is noise.
+        training: changes to 100 epochs of Adam at 1e-3, batches of 256, cosine schedule, without
+            early stopping.
+
+    Raises:
+        ValueError: an option out of range, or a flow that does not fit.
+
+    Example:
+        >>> model = SpreadFlow(3, base_flow={"name": "nice", "layers": 2, "hidden": [8]})
+        >>> x = torch.randn(300, 1) * torch.tensor([1.0, 0.5, 0.0])
+        >>> _ = flowzoo.fit(model, x, seed=0)
+        >>> int(model.intrinsic_dimension())
+        1
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            "sample_and_log_prob",
+            "embed",
+            "reconstruct",
+            "noise_scale",
+            "intrinsic_dimension",
+            "local_dimension",
+            "spectrum",
+            "codes",
+        }
+    )
+
+    centres: Tensor  # (M, D), rows whose codes' entropy the validation objective takes
+    kept: Tensor  # (K,) int64, axes of each part that span its manifold
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        base_flow: Mapping[str, Any] | str | BaseFlow = _FLOW,
+        frame: Frame = "rotation",
+        noise: float | Mapping[str, Any] | Annealing = 0.01,
+        data_noise: float | Mapping[str, Any] | Annealing = 0.0,
+        entropy: Entropy = "kde",
+        spread: Spread = "noise",
+        rank: int | None = None,
+        components: int = 1,
+        start: Start = "principal",
+        decay_on_prior: bool = False,
+        prior_lr: float | None = None,
+        threshold: float = 1.0,
+        training: Mapping[str, Any] | TrainingOptions | None = None,
+    ) -> None:
+        for name, value, kind in (
+            ("entropy", entropy, Entropy),
+            ("spread", spread, Spread),
+            ("start", start, Start),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(f"{name}: expected one of {get_args(kind)}, got {value!r}")
+        if check_positive("components", components) > 1 and start != "principal":
+            raise ValueError("start: expected 'principal' with components, or all stay alike")
+        flow: BaseFlow = build_part("base-flow", base_flow, features=features)
+        if isinstance(flow, Injection):
+            raise ValueError(f"base_flow: expected a bijection of R^{features}, got an injection")
+        self.noise = Annealing.of(noise, "noise")
+        self.data_noise = Annealing.of(data_noise, "data_noise")
+        prior = {"name": "generalised-gaussian", "rank": rank, "noise_std": self.noise.end}
+        if components > 1:
+            prior |= {"name": "generalised-gaussian-mixture", "components": components}
+        super().__init__(features, base_flow=flow, prior=prior, frame=frame)
+        self.training_options = TrainingOptions.of(training, _TRAINING)
+        self.entropy, self.spread, self.start = entropy, spread, start
+        self.decay_on_prior = decay_on_prior
+        lr = self.training_options.lr if prior_lr is None else prior_lr
+        self.prior_lr = check_number("prior_lr", lr, strict=True)
+        self.threshold = check_number("threshold", threshold, strict=True)
+        if components > 1:
+            self.capabilities = self.capabilities | {"assign"}  # type: ignore[misc]
+        self.register_buffer("centres", torch.zeros(_CENTRES, features))
+        columns = features if rank is None else rank
+        self.register_buffer("kept", torch.full((components,), columns))
+
+    @property
+    def atlas(self) -> Atlas:
+        """The parts of the prior, each with the axes that span its manifold."""
+        return Atlas(self._prior(), self.kept.tolist())
+
+    @property
+    def evaluations(self) -> Mapping[str, Evaluation]:  # type: ignore[override]
+        """``exact``, and ``manifold`` of the dimension found, where there is one."""
+        found = {"exact": Evaluation()}
+        if self.kept.is_meta or len(self.kept) > 1 or int(self.kept) == 0:
+            return found
+        surface = Measure("surface", dim=int(self.kept), learned=True)
+        return {**found, "manifold": Evaluation(EXACT, surface)}
+
+    # -- training --------------------------------------------------------------------------------
+
+    def _flow_stages(self) -> tuple[Stage, ...]:
+        options = self.training_options
+        decay = options.weight_decay
+        noisy = self.data_noise.start > 0.0
+        training = options.stage(
+            "maximum-likelihood",
+            self._loss,
+            groups=(
+                ParameterGroup(("base_flow",), options.lr, decay),
+                ParameterGroup(("prior",), self.prior_lr, decay if self.decay_on_prior else 0.0),
+            ),
+            noise_features=self.features * (1 + noisy),
+            validate=self._objective,
+            monitor=self._monitor,
+            watch=collapse_message,
+        )
+        return (
+            Stage(name="start", groups=(), prepare=self._place),
+            training,
+            Stage(name="dimension", groups=(), prepare=self._count),
+        )
+
+    @torch.no_grad()
+    def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        """Choose the centres, and A by the codes' moments where they are asked for."""
+        order = torch.randperm(len(x_train), generator=generator, device=generator.device)
+        rows = order.to(x_train.device)[torch.arange(_CENTRES, device=x_train.device) % len(order)]
+        self.centres.copy_(x_train[rows])
+        if self.start == "identity":
+            return
+        with as_in_training(self):
+            z = self._encode(x_train[:_ROWS])[0]
+        prior = self._prior()
+        if isinstance(prior, GeneralisedGaussianMixture):
+            prior.start(z, generator)
+        else:
+            exact = z.double()
+            prior.start(exact.mean(dim=0), exact.mT @ exact / len(exact))  # about 0, where mu stays
+
+    @torch.no_grad()
+    def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        self.kept.copy_(self.intrinsic_dimension().reshape(-1))
+
+    def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
+        around = self.data_noise.at(progress)
+        if around > 0.0:
+            x = x + around * noise[:, self.features :]
+        std = self._std(self.noise.at(progress))
+        z, log_abs_det = self._encode(x)
+        cross = self._cross_entropy(z, noise, std)
+        if self.entropy == "kde":
+            cross = cross + mixture_log_prob(z, std)
+        return cross - log_abs_det
+
+    def _objective(self, x: Tensor, noise: Tensor) -> Tensor:
+        """What is validated: the loss at the final noise, its entropy that of the centres.
+
+        The entropy of the rows themselves would depend on how many are looked at together.
+        """
+        z, log_abs_det = self._encode(x)
+        value = self._cross_entropy(z, noise, self._std(self.noise.end)) - log_abs_det
+        if self.entropy == "kde":
+            centres = self._encode(self.centres)[0]
+            value = value + mixture_log_prob(centres, self._std(self.noise.end)).mean()
+        return value
+
+    def _monitor(self, x: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
+        """The loss without entropy, the entropy, and the floor of both; nats, (N,) each.
+
+        For a flow that changes volume the floor bounds ``surrogate + volume``.
+        """
+        std = self._std(self.noise.end)
+        z, log_abs_det = self._encode(x)
+        return {
+            "surrogate": self._cross_entropy(z, noise, std) - log_abs_det,
+            "entropy": -mixture_log_prob(z, std),
+            "floor": noise_entropy(self.features, std).expand(len(x)),
+            "volume": log_abs_det,
+        }
+
+    def _cross_entropy(self, z: Tensor, noise: Tensor, std: Tensor) -> Tensor:
+        """-log p(z + sigma epsilon), (N,)."""
+        noise = noise[:, : self.features]
+        step = torch.ones_like(noise) if self.spread == "offset" else noise
+        return -self._prior().log_prob(z + std * step, noise_std=std)
+
+    def _std(self, value: float) -> Tensor:
+        """sigma as a tensor of the prior's dtype and device: its own, scaled."""
+        return self._prior().noise_std * (value / self.noise.end)
+
+    def _prior(self) -> SpreadPrior:
+        if not isinstance(self.prior, GeneralisedGaussian | GeneralisedGaussianMixture):
+            raise TypeError(f"prior: expected GeneralisedGaussian, got {type(self.prior).__name__}")
+        return self.prior
+
+    # -- dimension -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of A A' over sigma^2, largest first, (D,), or (K, D) with K parts."""
+        prior = self._prior()
+        return prior.eigenvalues() / prior.noise_std.square()
+
+    def spectrum_rank(self) -> SpectrumRank:
+        """The dimension with how far it can be trusted: see ``flowzoo.dimension``."""
+        return rank_of_spectrum(self.spectrum(), self.threshold)
+
+    def intrinsic_dimension(self) -> Tensor:
+        """Axes of A A' before the widest gap of its spectrum above the noise, (), or (K,)."""
+        return self.spectrum_rank().dimension
+
+    @torch.no_grad()
+    def local_dimension(self, x: Tensor) -> Tensor:
+        r"""Dimension of the model's density around each row, (N,), by its covariance there.
+
+        .. math:: J (A A^\top + \sigma^2 I) J^\top, \quad J = \partial f^{-1} / \partial z
+
+        Unlike the eigenvalues of A A' it does not change when f squeezes codes and A follows, and
+        it sees a sphere as it is, which no plane holds without one more axis. Its noise is the
+        data's in training (``data_noise``), or else the thinnest direction. O(D^3) a row.
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        z, atlas = self.codes(x), self.atlas
+        chart = atlas.assign(z)
+        found = torch.zeros_like(z[:, 0])
+        noise_std = self.data_noise.end or None
+        for index, part in enumerate(atlas.parts):
+            rows = torch.nonzero(chart == index)[:, 0]
+            lengths = pushed_lengths(self._decode_rows, z[rows], part.root())
+            found[rows] = local_rank(lengths, noise_std).to(found)
+        return found
+
+    # -- codes and the manifold ------------------------------------------------------------------
+
+    def codes(self, x: Tensor) -> Tensor:
+        """f(x), (N, D).
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        return self._encode(check_rows("x", x, self.features, self._reference()))[0]
+
+    def sample_codes(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of the prior with its noise, (num, D).
+
+        Raises:
+            ValueError: ``num`` is negative.
+        """
+        check_draw(num, 1.0)
+        with torch.no_grad():
+            return self.prior.sample(num, generator=generator)
+
+    def assign(self, x: Tensor) -> Tensor:
+        """The part of highest posterior probability, (N,) int64."""
+        return self.atlas.assign(self.codes(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Coordinates of f(x) along the leading axes of A A', (N, K).
+
+        Of several parts those of the row's own, with zeros up to the largest K.
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        return self.atlas.coordinates(self.codes(x))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The point of the manifold whose code is nearest to f(x), (N, D).
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        return self._decode_rows(self.atlas.onto(self.codes(x)))
+
+    # -- density and draws -----------------------------------------------------------------------
+
+    def _log_prob(
+        self,
+        x: Tensor,
+        evaluation: str,
+        num_samples: int | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if evaluation != "manifold":
+            return super()._log_prob(x, evaluation, num_samples, generator)
+        part, dimension = self.atlas.parts[0], int(self.kept)
+        with torch.no_grad():
+            coordinates = part.project(self._encode(x)[0], dimension)
+            directions = part.axes().vectors[:, :dimension]
+            lengths = pushed_lengths(self._decode_rows, part.place(coordinates), directions)
+            log_area = lengths.log().sum(dim=1).to(x.dtype)
+            return part.projected_log_prob(coordinates) - log_area
+
+    def sample(
+        self,
+        num: int,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise_scale: float = 1.0,
+    ) -> Tensor:
+        """``num`` draws, (num, D), at ``temperature`` along the manifold, ``noise_scale`` around.
+
+        Raises:
+            ValueError: ``num`` or ``noise_scale`` is negative, or ``temperature`` not positive.
+        """
+        check_draw(num, temperature)
+        scale = check_number("noise_scale", noise_scale)
+        with torch.no_grad():
+            return self._decode_rows(self.atlas.sample(num, temperature, scale, generator))
+
+    def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
+        return self.sample(num, temperature=temperature, generator=generator)
+
+    def _decode_rows(self, z: Tensor) -> Tensor:
+        return self._decode(z)[0]

@@ -1,0 +1,47 @@
+"""What a decoder does to directions of its latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from flowzoo.dimension import rank_of_spectrum
+
+Decode = Callable[[Tensor], Tensor]
+_NUMBERS = 2**22  # entries of Jacobians held at once
+
+
+def pushed_lengths(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
+    r"""Singular values of J V at each row of z, (N, min(K, D)) float64, largest first.
+
+    Args:
+        decode: rows (N, D) to rows (N, D), each on its own.
+        z: where J = d decode / dz is taken, (N, D).
+        directions: V, (D, K).
+    """
+    features, count = directions.shape
+    found = [z.new_empty(0, min(features, count), dtype=torch.float64)]
+    for rows in torch.split(z, max(1, _NUMBERS // (features * max(1, count)))):
+
+        def push(direction: Tensor, rows: Tensor = rows) -> Tensor:
+            tangent: Tensor = jvp(decode, (rows,), (direction.expand_as(rows),))[1]
+            return tangent
+
+        pushed = vmap(push, out_dims=2, chunk_size=64)(directions.mT)
+        found.append(torch.linalg.svdvals(pushed.double()))
+    return torch.cat(found)
+
+
+def local_rank(deviations: Tensor, noise_std: float | None) -> Tensor:
+    """How many standard deviations (N, D) of the density around each row are signal, (N,) int64.
+
+    ``noise_std`` is the noise's; None takes each row's thinnest direction for noise.
+    """
+    variances = deviations.square()
+    if len(variances) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=deviations.device)
+    floor = variances.amin(dim=1) if noise_std is None else torch.tensor(noise_std**2)
+    return rank_of_spectrum(variances, floor.expand(len(variances))).dimension
