@@ -143,8 +143,8 @@ CONV_GIN = PluginSpec(
         "packable": True,
         "fast": "both",
         "volume_preserving": True,
-        "features": 16,
-        "min_features": 16,
+        "images": "features = C H W of the option shape",
+        "features": 16,  # of the checked instance
     },
     paper=_SPREAD_PAPER,
     bibtex=_SPREAD_BIBTEX,
