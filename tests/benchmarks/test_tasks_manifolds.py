@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowzoo_bench.tasks import CurvedManifold, Helix, LinearManifold, Spherical
+from flowzoo_bench.tasks.wave_distance import squared_distance_to_wave
 
 BOTH = [LinearManifold, CurvedManifold]
 SHAPES = [(1, 16), (4, 16), (16, 16), (1, 64), (16, 64)]
@@ -118,8 +119,117 @@ def test_distance_to_the_plane():
     torch.testing.assert_close(task.distance(x), residual.norm(dim=1))
     test = task.splits(0).test
     assert float(task.distance(test).square().mean()) == pytest.approx(4 * 0.05**2, rel=0.1)
-    with pytest.raises(TypeError, match="support"):
-        CurvedManifold().distance(rows(2, 16))
+    assert task.distance(x[:0]).shape == (0,)
+
+
+# -- without noise --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize(("dimension", "features"), [(1, 2), (2, 5), (3, 4), (2, 9)])
+def test_surface_density_is_the_push_forward_of_the_coordinates(cls, dimension, features):
+    task = cls(dimension=dimension, features=features, noise=0)
+    z = rows(10, dimension)
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(lambda r: task.place(r[None])[0], row) for row in z]
+    )
+    volume = 0.5 * torch.logdet(jacobian.mT @ jacobian)
+    normal = torch.distributions.Normal(0.0, torch.tensor(1.0).double())
+    expected = normal.log_prob(z).sum(dim=1) - volume
+    torch.testing.assert_close(task.log_prob(task.place(z)), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("amplitude", [1.0, 4.0])
+def test_density_against_arc_length_has_mass_one_and_its_mean_score(amplitude):
+    task = CurvedManifold(dimension=1, features=3, noise=0, amplitude=amplitude)
+    z = torch.linspace(-9, 9, 20001, dtype=torch.float64)[:, None]
+    points = task.place(z)
+    length = (points[1:] - points[:-1]).norm(dim=1)  # chords: second order in the step
+    score = task.log_prob(task.place((z[1:] + z[:-1]) / 2))
+    assert float((length * score.exp()).sum()) == pytest.approx(1.0, abs=1e-6)
+    mean = float((length * score.exp() * score).sum())
+    assert task.expected_log_prob().mean == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize(("dimension", "features"), [(1, 16), (4, 16), (12, 16), (16, 16)])
+def test_rows_without_noise_are_on_the_manifold_and_have_its_mean_score(cls, dimension, features):
+    task = cls(dimension=dimension, features=features, noise=0)
+    x = torch.cat(task.splits(3))
+    assert float(task.distance(x).max()) < 1e-12
+    score = task.log_prob(x)
+    error = float(score.std()) / math.sqrt(len(score))
+    assert float(score.mean()) == pytest.approx(task.expected_log_prob().mean, abs=4 * error)
+    assert task.noise_scale is None
+    whole = dimension == features
+    assert str(task.oracle.measure) == ("lebesgue" if whole else f"surface(dim={dimension})")
+
+
+@pytest.mark.parametrize("amplitude", [0.5, 6.0])
+@pytest.mark.parametrize(("dimension", "features"), [(1, 3), (2, 3), (2, 5)])
+def test_distance_to_the_waves_is_the_least_over_a_grid(dimension, features, amplitude):
+    task = CurvedManifold(dimension=dimension, features=features, noise=0, amplitude=amplitude)
+    x = 4.0 * rows(12, features)
+    axis = torch.linspace(-30, 30, 60001).double() if dimension == 1 else None
+    if axis is None:
+        fine = torch.linspace(-24, 24, 401).double()
+        points = task.place(torch.cartesian_prod(fine, fine))
+        least, step = torch.cdist(x, points).amin(dim=1), 0.12
+    else:
+        least, step = torch.cdist(x, task.place(axis[:, None])).amin(dim=1), 0.001
+    distance = task.distance(x)
+    assert (distance <= least + 1e-12).all()
+    # the next grid point is this far along the surface at most
+    reach = step / 2 * math.sqrt(dimension * (1 + (1.25 * amplitude) ** 2))
+    assert (distance >= least - reach).all()
+
+
+def test_distance_to_a_wave_is_the_best_of_many_searches():
+    optimize = pytest.importorskip("scipy.optimize")
+    phase, height = 9.0 * rows(1, 40)[0], 3.0 * rows(1, 40, seed=1)[0]
+    frequency = torch.tensor(1.2).double()
+    for amplitude in (0.3, 2.0, 9.0):
+        got = squared_distance_to_wave(phase, height, amplitude=amplitude, frequency=frequency)
+        for theta, h, value in zip(phase.tolist(), height.tolist(), got.tolist(), strict=True):
+
+            def f(t, theta=theta, h=h, a=amplitude):
+                return (t - theta) ** 2 / 1.44 + (h - a * math.cos(t)) ** 2
+
+            starts = [theta + step for step in (-4, -3, -2, -1, 0, 1, 2, 3, 4)]
+            found = min(
+                optimize.minimize_scalar(f, bounds=(s - 1, s + 1), method="bounded").fun
+                for s in starts
+            )
+            # the search is to 1e-5 in theta, where f is level
+            assert found - 1e-6 * (1 + found) <= value <= found + 1e-12
+
+
+GOLDEN = {
+    LinearManifold: [
+        -0.07247056342582635,
+        -0.2825854227103846,
+        0.4678157957121733,
+        65549.64033324504,
+        19.54371492395373,
+        17.86087646636721,
+    ],
+    CurvedManifold: [
+        0.21767364090104083,
+        -0.08392229859631493,
+        -0.005285961737826339,
+        47074.768412003425,
+        19.564186257588098,
+        17.811706014211943,
+    ],
+}
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_rows_and_scores_stay_those_of_earlier_results(cls):
+    task = cls()
+    x = torch.cat(task.splits(2))
+    got = [*x[0, :3].tolist(), float(x.square().sum()), *task.log_prob(x)[:2].tolist()]
+    assert got == pytest.approx(GOLDEN[cls], rel=1e-9)
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -149,7 +259,6 @@ def test_bad_options(cls):
         ({"dimension": 17}, "dimension"),
         ({"dimension": 0}, "dimension"),
         ({"features": 0}, "features"),
-        ({"noise": 0.0}, "noise"),
         ({"noise": -1.0}, "noise"),
         ({"manifold_seed": -1}, "seed"),
         ({"num_train": 0}, "num_train"),
