@@ -47,7 +47,7 @@ def manifold_density_figure(
     drawn = []
     for index, (name, data, value) in enumerate(panels):
         projection = view.as_points().projection if placed else None
-        axes = figure.add_subplot(down, columns, index + 1, projection=projection)
+        axes: Any = figure.add_subplot(down, columns, index + 1, projection=projection)
         known = np.isfinite(value) & np.isfinite(data).all(axis=1)
         if placed:
             points = view.place(data[known]).T

@@ -42,7 +42,7 @@ def representations_figure(task: str, held: Held, view: View) -> Any | None:
     figure.suptitle(plain(f"{task}: held-out rows as models embed them"))
     for index, (name, x) in enumerate(panels):
         projection = "3d" if x.shape[1] == 3 else None
-        axes = figure.add_subplot(down, columns, index + 1, projection=projection)
+        axes: Any = figure.add_subplot(down, columns, index + 1, projection=projection)
         if x.shape[1] == 1:
             x = np.concatenate([x, colours[:, None]], axis=1)
             axes.set_xlabel("embedding", fontsize=7)

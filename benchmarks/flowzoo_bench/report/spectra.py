@@ -25,6 +25,7 @@ def spectra_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any | 
     The noise is at 1; the true dimension is a dotted line after the last value it counts.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     found = {name: arrays for name, arrays in held.items() if "spectrum/values" in arrays}
     if not found:
@@ -62,7 +63,7 @@ def spectra_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any | 
         axes.plot([], [], color="black", linestyle=":", label=f"true: {_listed(true)}")
     axes.set_yscale("log")
     axes.set_xlim(0.5, count + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("direction, largest first; filled: counted as a dimension", fontsize=8)
     axes.set_ylabel(f"variance over noise (at least {_LEAST:g})", fontsize=8)
     axes.set_title(plain(f"{task}: latent spectrum and the dimension found"), fontsize=10)
@@ -80,7 +81,8 @@ def _drawn(found: list[Mapping[str, Array]]) -> int:
         if name in arrays
     ]
     wanted = max([_FEWEST, *(int(2 * mark) + 1 for mark in marks if np.isfinite(mark))])
-    return min(wanted, max(arrays["spectrum/values"].shape[1] for arrays in found))
+    there: int = max(arrays["spectrum/values"].shape[1] for arrays in found)
+    return min(wanted, there)
 
 
 def _has_true(arrays: Mapping[str, Array]) -> bool:
