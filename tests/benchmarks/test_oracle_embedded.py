@@ -8,7 +8,7 @@ import torch
 from flowzoo.interfaces.measure import LEBESGUE, Measure
 from flowzoo.testing.distribution import check_overlap
 from flowzoo.testing.outcome import CheckFailed
-from flowzoo_bench.tasks import FadingSquare, Line, SCurve, Sine, Union
+from flowzoo_bench.tasks import FadingSquare, Line, ManifoldUnion, SCurve, Sine
 from flowzoo_bench.tasks.blurred_interval import blurred_interval
 
 
@@ -134,7 +134,7 @@ def test_blurred_interval_far_away_and_mirrored():
 
 @pytest.mark.parametrize("options", [{}, {"gap": 0.0, "weight": 0.2, "noise": 0.05}])
 def test_blurred_union_is_the_mixture_of_its_parts(options):
-    task = Union(**options)
+    task = ManifoldUnion(**options)
     touching = rows([1, 1, -1], [1.02, 1, -1], [1.5, 0, -0.5], [1.5, 2.1, -0.5], [4, 4, 4])
     x = torch.cat([task.splits(0).test[:6], touching])
     angle = even(0.0, 2 * math.pi, 200_000)
@@ -153,7 +153,7 @@ TASKS = [
     Line(noise=0.2),
     SCurve(noise=0.2),
     FadingSquare(side=2, square=1, start=0, noise=0.3),
-    Union(noise=0.1, gap=0.3, weight=0.3),
+    ManifoldUnion(noise=0.1, gap=0.3, weight=0.3),
 ]
 
 
@@ -166,7 +166,7 @@ def test_rows_of_another_set_do_not():
     with pytest.raises(CheckFailed):
         check_overlap(TASKS[0].log_prob, Sine(frequency=1.5, noise=0.2).splits(1).train)
     with pytest.raises(CheckFailed):
-        check_overlap(TASKS[4].log_prob, Union(noise=0.1, gap=0.3).splits(1).train)
+        check_overlap(TASKS[4].log_prob, ManifoldUnion(noise=0.1, gap=0.3).splits(1).train)
 
 
 def test_measures():
@@ -177,7 +177,7 @@ def test_measures():
         assert not task.standardize and task.levels is None and task.logit is None
     for task in TASKS:
         assert task.oracle.measure == LEBESGUE and task.noise_scale == task.noise
-    nowhere = Union(noise=0.0)
+    nowhere = ManifoldUnion(noise=0.0)
     assert nowhere.oracle is None
     with pytest.raises(TypeError, match="no known density"):
         nowhere.log_prob(torch.zeros(1, 3))

@@ -8,10 +8,10 @@ import torch
 from scipy.stats import ks_1samp, ks_2samp, norm, uniform
 
 from flowzoo.task_validation import check_task_data
-from flowzoo_bench.tasks import FadingSquare, Line, SCurve, Sine, Union
+from flowzoo_bench.tasks import FadingSquare, Line, ManifoldUnion, SCurve, Sine
 from flowzoo_bench.tasks.s_curve import sheet, sheet_distance
 
-ALL = [Sine, Line, SCurve, FadingSquare, Union]
+ALL = [Sine, Line, SCurve, FadingSquare, ManifoldUnion]
 SMALL = {"num_train": 50, "num_valid": 20, "num_test": 20}
 
 
@@ -114,7 +114,7 @@ def test_distance_to_the_fading_square():
 
 
 def test_classes_of_the_union():
-    task = Union(weight=0.3, noise=0.0)
+    task = ManifoldUnion(weight=0.3, noise=0.0)
     assert task.dimensions == (1, 2) and task.dimension is None
     x, kinds = everything(task, 5), torch.cat(task.labels(5))
     assert float((kinds == 0).double().mean()) == pytest.approx(0.3, abs=0.02)
@@ -133,7 +133,7 @@ def test_classes_of_the_union():
 
 @pytest.mark.parametrize("gap", [0.0, 0.4, 1.0, 3.0])
 def test_gap_is_the_least_distance_between_the_parts(gap):
-    curve = Union(gap=gap).curve
+    curve = ManifoldUnion(gap=gap).curve
     angle = torch.linspace(curve.start, curve.stop, 100_001, dtype=torch.float64)
     least = sheet_distance(curve.position(angle))
     assert float(least.min()) == pytest.approx(gap, abs=1e-9)
@@ -149,7 +149,7 @@ GOLDEN = {
     "Line": [0.1257302210933933, 0.1257302210933933],
     "SCurve": [0.9610657084992629, 0.5395734275277406, -0.7236800695809114],
     "FadingSquare": [0.6369616873214543, 0.6369616873214543, 0.6369616873214543],
-    "Union": [-0.26884667218782515, 0.4955643379365942, 1.972143935991883],
+    "ManifoldUnion": [-0.26884667218782515, 0.4955643379365942, 1.972143935991883],
 }
 
 
@@ -185,9 +185,9 @@ def test_options_are_checked(cls):
         (FadingSquare, {"start": 27}, "start"),
         (FadingSquare, {"start": -1}, "start"),
         (FadingSquare, {"side": 5}, "start"),
-        (Union, {"gap": -0.1}, "gap"),
-        (Union, {"weight": 0}, "weight"),
-        (Union, {"weight": 1}, "weight"),
+        (ManifoldUnion, {"gap": -0.1}, "gap"),
+        (ManifoldUnion, {"weight": 0}, "weight"),
+        (ManifoldUnion, {"weight": 1}, "weight"),
     ],
 )
 def test_own_options_are_checked(cls, options, name):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
     from flowzoo_bench.tasks.synthetic_digits import SyntheticDigits as SyntheticDigits
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
-    from flowzoo_bench.tasks.union import Union as Union
+    from flowzoo_bench.tasks.union import ManifoldUnion as ManifoldUnion
 
 _HOME = {
     "MNIST": "mnist",
@@ -66,6 +66,7 @@ _HOME = {
     "Lissajous": "curve_sets",
     "Logit": "logit",
     "ManifoldTask": "manifolds",
+    "ManifoldUnion": "union",
     "NonKnotted": "curve_sets",
     "Patches": "patches",
     "SCurve": "s_curve",
@@ -77,7 +78,6 @@ _HOME = {
     "SyntheticDigits": "synthetic_digits",
     "SyntheticTask": "synthetic",
     "TwistedEight": "curve_sets",
-    "Union": "union",
 }
 
 __all__ = sorted(_HOME)

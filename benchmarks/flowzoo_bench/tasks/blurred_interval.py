@@ -23,4 +23,5 @@ def blurred_interval(x: Tensor, length: float, sigma: float) -> Tensor:
     mirrored = low + high > 0  # Phi(b) - Phi(a) = Phi(-a) - Phi(-b): keep to the lower tail
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
     most = torch.special.log_ndtr(high)
-    return most + (-torch.expm1(torch.special.log_ndtr(low) - most)).log() - log(length)
+    share: Tensor = (-torch.expm1(torch.special.log_ndtr(low) - most)).log()
+    return most + share - log(length)

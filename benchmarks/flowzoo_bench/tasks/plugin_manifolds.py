@@ -61,7 +61,7 @@ FADING_SQUARE = _embedded(
 UNION = _embedded(
     "union",
     "A curve and a surface, apart or touching",
-    "union:Union",
+    "union:ManifoldUnion",
     3,
     labels=True,
     paper="",

@@ -27,7 +27,7 @@ from flowzoo_bench.tasks.s_curve import (
 _RADIUS = 0.5
 
 
-class Union(EmbeddedTask):
+class ManifoldUnion(EmbeddedTask):
     """A turn of a helix (class 0, d = 1) beside the S-shaped sheet of :class:`SCurve` (1, d = 2).
 
     Each row is of the helix with probability ``weight`` and uniform there, by arc length or area.
@@ -49,9 +49,9 @@ class Union(EmbeddedTask):
             finite, or the weight is not in (0, 1).
 
     Example:
-        >>> task = Union()
-        >>> task.dimensions, task.labels(0).test.bincount() / 2500
-        ((1, 2), tensor([0.5000, 0.5000]))
+        >>> task = ManifoldUnion()
+        >>> task.dimensions, task.labels(0).test.unique()
+        ((1, 2), tensor([0, 1]))
     """
 
     dimensions = (1, 2)
