@@ -10,6 +10,7 @@ import torch
 from flowzoo.interfaces import Evaluation, Mixture, Splits, Task, Trained
 from flowzoo_bench.member import Member
 from flowzoo_bench.metrics import IntrinsicDimension
+from flowzoo_bench.metrics import intrinsic_dimension as module
 from flowzoo_bench.runspec import Part, RunSpec
 
 
@@ -76,13 +77,13 @@ def sides(x):
     return (x[:, 0] > 0).long()
 
 
-def measured(model, task=None, labels=True):
+def measured(model, task=None, labels=True, **options):
     task = task or Union()
     found = task.labels(0) if labels else None
     run = Trained(
         task, task.splits(0), model, None, None, 1, labels=found, inside=lambda x: (10 * x).float()
     )
-    return {value.name: value for value in IntrinsicDimension().compute(run)}
+    return {value.name: value for value in IntrinsicDimension(**options).compute(run)}
 
 
 def test_of_a_union_each_row_has_the_dimension_of_its_chart():
@@ -130,6 +131,33 @@ def test_local_dimensions_are_compared_row_by_row():
     assert isnan(measured(Model(local=lambda x: x[:, 1] * nan))["local_dimension_error"].value)
     with pytest.raises(ValueError, match=r"local_dimension: expected shape \(40,\)"):
         measured(Model(local=lambda x: x))
+
+
+def test_local_dimensions_of_some_rows_are_compared_with_those_rows():
+    asked = []
+
+    def local(x):
+        asked.append(len(x))
+        return 1.5 + 0.5 * x[:, 0].sign()
+
+    got = measured(Model(local=local), local_rows=15)
+    assert asked == [15] and got["local_dimension_error"].n == 15
+    assert got["local_dimension_error"].value == 0
+    assert got["local_dimension"].value == got["local_dimension"].reference
+    with pytest.raises(ValueError, match="local_rows"):
+        IntrinsicDimension(local_rows=0)
+
+
+def test_rows_of_many_columns_are_asked_about_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(module, "_VALUES", 9 * 12)
+    sizes = []
+
+    def local(x):
+        sizes.append(len(x))
+        return 0.0 * x[:, 0]
+
+    assert measured(Model(local=local))["local_dimension"].n == 40
+    assert sizes == [12, 12, 12, 4]
 
 
 def test_where_one_dimension_is_true_charts_count_and_not_rows():

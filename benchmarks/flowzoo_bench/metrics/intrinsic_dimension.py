@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
+from flowzoo.validation import check_positive
 from flowzoo_bench.metrics.rows import row_mean
 
-_ROWS = 1000  # of the test set at a time
+_VALUES = 1 << 24  # of the D x D matrices of rows that are asked about at once
+_ROWS = 1000  # at once, at most
+_SEED = 0  # rows are chosen alike for all methods
 _UNIT = "dimensions"
 
 
@@ -29,12 +32,22 @@ class IntrinsicDimension(Metric):
 
     Of models with ``local_dimension``:
 
-    * ``local_dimension``: mean over the test rows, its ``reference`` that of their true dimensions.
-    * ``local_dimension_error``: mean over the test rows of the absolute difference from the row's
+    * ``local_dimension``: mean over test rows, its ``reference`` that of their true dimensions.
+    * ``local_dimension_error``: mean over the same rows of the absolute difference from the row's
       true dimension. A row's estimate need not be whole, so neither is the error.
 
     No values for other models.
+
+    Args:
+        local_rows: at most so many test rows, drawn with a fixed seed, are asked their local
+            dimension, which may cost O(D^3) each.
+
+    Raises:
+        ValueError: ``local_rows`` is not a positive integer.
     """
+
+    def __init__(self, *, local_rows: int = 1000) -> None:
+        self.local_rows = check_positive("local_rows", local_rows)
 
     def compute(self, trained: Trained) -> Sequence[MetricValue]:
         """Ask the model.
@@ -49,7 +62,7 @@ class IntrinsicDimension(Metric):
             if "intrinsic_dimension" in capabilities:
                 values += _intrinsic(trained)
             if "local_dimension" in capabilities:
-                values += _local(trained)
+                values += _local(trained, self.local_rows)
         return values
 
 
@@ -75,7 +88,7 @@ def _intrinsic(trained: Trained) -> list[MetricValue]:
         if found.ndim == 0:
             values.append(_error("intrinsic_dimension", found, _true(trained)))
         elif "assign" in trained.model.capabilities:
-            chart = _by_row(trained, "assign").to(torch.int64)
+            chart = _by_row(trained, "assign", trained.splits.test).to(torch.int64)
             if bool(((chart < 0) | (chart >= len(found))).any()):
                 raise ValueError(
                     f"assign: expected charts 0 to {len(found) - 1}, as intrinsic_dimension has, "
@@ -88,10 +101,12 @@ def _intrinsic(trained: Trained) -> list[MetricValue]:
     return values
 
 
-def _local(trained: Trained) -> list[MetricValue]:
-    found = _by_row(trained, "local_dimension").to(torch.float64)
+def _local(trained: Trained, most: int) -> list[MetricValue]:
+    test = trained.splits.test
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(_SEED))[:most]
+    found = _by_row(trained, "local_dimension", test[chosen]).to(torch.float64)
     known = trained.task.dimension is not None or trained.task.dimensions is not None
-    true = _true(trained) if known else None
+    true = _true(trained)[chosen] if known else None
     mean = row_mean(found)
     values = [
         MetricValue(
@@ -126,11 +141,12 @@ def _error(name: str, found: Tensor, true: Tensor) -> MetricValue:
     return MetricValue(f"{name}_error", mean.mean, _UNIT, "min", n=mean.n, stderr=mean.stderr)
 
 
-def _by_row(trained: Trained, name: str) -> Tensor:
-    """One number a test row from a method of the model, (N,) on the CPU."""
+def _by_row(trained: Trained, name: str, x: Tensor) -> Tensor:
+    """One number a row of x (N, D) from a method of the model, (N,) on the CPU."""
     ask: Callable[[Tensor], Tensor] = getattr(trained.model, name)
+    at_once = max(1, min(_ROWS, _VALUES // x.shape[1] ** 2))
     found = []
-    for rows in torch.split(trained.splits.test, _ROWS):
+    for rows in torch.split(x, at_once):
         value = ask(trained.inside(rows))
         if value.shape != (len(rows),):
             raise ValueError(f"{name}: expected shape ({len(rows)},), got {tuple(value.shape)}")
