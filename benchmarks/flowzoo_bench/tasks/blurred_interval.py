@@ -22,6 +22,6 @@ def blurred_interval(x: Tensor, length: float, sigma: float) -> Tensor:
     low, high = (x - length) / sigma, x / sigma
     mirrored = low + high > 0  # Phi(b) - Phi(a) = Phi(-a) - Phi(-b): keep to the lower tail
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-    most = torch.special.log_ndtr(high)
-    share: Tensor = (-torch.expm1(torch.special.log_ndtr(low) - most)).log()
+    most: Tensor = torch.special.log_ndtr(high)
+    share = (-torch.expm1(torch.special.log_ndtr(low) - most)).log()
     return most + share - log(length)
