@@ -85,7 +85,8 @@ def fit_decoder(
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
         first = 0.0
         for epoch in range(epochs):
-            for rows in torch.randperm(len(images), generator=generator).split(_BATCH):
+            order = torch.randperm(len(images), generator=generator)
+            for rows in torch.split(order, _BATCH):
                 reconstruction, kl = _terms(encoder, decoder, images[rows], sigma, generator)
                 loss = (reconstruction + kl.sum(dim=1)).mean()
                 optimizer.zero_grad()
@@ -94,7 +95,9 @@ def fit_decoder(
                 if epoch == 0:
                     first += float(loss.detach()) * len(rows) / len(images)
     with torch.no_grad():
-        parts = [_terms(encoder, decoder, x, sigma, generator) for x in images.split(10 * _BATCH)]
+        parts = [
+            _terms(encoder, decoder, x, sigma, generator) for x in torch.split(images, 10 * _BATCH)
+        ]
     kl = torch.cat([part[1] for part in parts]).mean(dim=0)
     fit = Fit(float(torch.cat([part[0] for part in parts]).mean()), tuple(kl.tolist()), first)
     return decoder.eval().requires_grad_(False), fit

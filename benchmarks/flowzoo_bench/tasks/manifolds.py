@@ -275,7 +275,7 @@ class CurvedManifold(ManifoldTask):
             squared_distance_to_wave(
                 theta, h, amplitude=self.amplitude, frequency=self._frequencies()
             ).sum(dim=1)
-            for theta, h in zip(phase.split(_ROWS), height.split(_ROWS), strict=True)
+            for theta, h in zip(torch.split(phase, _ROWS), torch.split(height, _ROWS), strict=True)
         ]
         return (beside + torch.cat(parts)).sqrt()
 

@@ -42,7 +42,7 @@ def log_sphere_average(kappa: Tensor, n: int) -> Tensor:
         return _debye(kappa, nu)
     start, end = 4.0 + nu, 100.0 * (1.0 + nu**2)
     small, large = kappa.clamp(max=start), kappa.clamp(min=end)
-    parts = [_series(part, nu) for part in small.split(_ROWS)]
+    parts = [_series(part, nu) for part in torch.split(small, _ROWS)]
     result = torch.cat(parts) if parts else small
     result = torch.where(kappa > start, _bessel(kappa.clamp(start, end), nu), result)
     return torch.where(kappa > end, _hankel(large, nu), result)

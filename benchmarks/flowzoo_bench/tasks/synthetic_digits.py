@@ -112,7 +112,7 @@ class SyntheticDigits(Task):
         z = check_finite("z", check_rows("z", z, self.dimension)).to(torch.float64)
         network = self._network()
         with torch.no_grad():
-            return torch.cat([network(part) for part in z.split(_CHUNK)])
+            return torch.cat([network(part) for part in torch.split(z, _CHUNK)])
 
     def fit(self) -> Fit:
         """How well the decoder was trained."""
