@@ -19,6 +19,7 @@ def other(kind, name, sizes=(1, 2, 3), **options):
 
 
 OTHERS = [
+    other("prior", "generalised-gaussian", WIDE, rank=1, noise_std=0.3, learn_mean=True),
     other("base-flow", "realnvp", **SMALL, normalization="none"),
     other("base-flow", "maf", **SMALL, normalization="none", activation="tanh"),
     other("base-flow", "nsf-coupling", **SMALL, normalization="none", num_bins=4),
