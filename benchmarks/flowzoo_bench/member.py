@@ -116,7 +116,9 @@ class Member:
         name = next(iter(declared)) if evaluation is None else evaluation
         measure = declared[name].measure if name in declared else LEBESGUE
         if changes_measure(self.task) and measure != LEBESGUE:
-            seen = "standardised data" if self.task.standardize else "the logit of data"
+            task = self.task
+            scaled = "standardised data" if task.standardize else "levels over their number"
+            seen = "the logit of data" if task.logit is not None else scaled
             raise ValueError(
                 f"log_prob: expected a density against Lebesgue measure on {seen}, "
                 f"got one against {measure}"

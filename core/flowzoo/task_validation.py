@@ -62,6 +62,11 @@ def check_description(task: Task) -> None:
             f"task: bin_width: expected 1 for whole levels, which rows round down to, "
             f"got {task.bin_width!r}"
         )
+    if task.unit and (levels is None or task.logit is not None or task.standardize):
+        raise ValueError(
+            f"task: unit: expected levels, without logit or standardising, got levels {levels!r}, "
+            f"logit {task.logit!r}, standardize {task.standardize!r}"
+        )
     if task.logit is not None and (levels is None or not 0 < task.logit < 0.5):
         raise ValueError(
             f"task: logit: expected None, or a number in (0, 0.5) beside levels, "

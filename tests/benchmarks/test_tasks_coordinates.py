@@ -169,6 +169,21 @@ def test_models_are_trained_on_the_logit_of_levels():
     torch.testing.assert_close(run.coordinates.decode(run.valid), run.splits.valid)
 
 
+def test_models_are_trained_on_levels_over_their_number():
+    run = member(Logistic(64), bits=4, unit=True, logit=0.05)
+    torch.testing.assert_close(run.train, run.splits.train / 16)
+    torch.testing.assert_close(run.coordinates.decode(run.valid), run.splits.valid)
+    x = run.splits.test
+    expected = Logistic(64).log_prob(x / 16) - 64 * log(16)
+    torch.testing.assert_close(run.log_prob(x, None), expected)
+    run = member(Logistic(64, Measure("surface", dim=2)), unit=True)
+    with pytest.raises(ValueError, match="Lebesgue measure on levels over their number"):
+        run.log_prob(run.splits.test, "other")
+    run.task.standardize = True
+    with pytest.raises(ValueError, match="unit: expected"):
+        coordinates(run.task, run.splits.train)
+
+
 def test_what_a_record_says_of_levels():
     fit = FitResult("ok", "", (), 0, 1.0, 1)
     data = member(Logistic(64), bits=3).about(fit)["data"]

@@ -28,7 +28,7 @@ class Coordinates(Protocol):
 
 
 def coordinates(task: Task, train: Tensor) -> Coordinates:
-    """What models of ``task`` see: logit of levels, data scaled by training moments, or raw data.
+    """What models of ``task`` see: logit or share of levels, standardised data, or raw data.
 
     Raises:
         ValueError: the task asks for two of them, or for the logit of data without levels.
@@ -39,6 +39,10 @@ def coordinates(task: Task, train: Tensor) -> Coordinates:
         if task.levels is None:
             raise ValueError("levels: expected their number for a task with logit, got None")
         return Logit(task.logit, task.levels)
+    if task.unit:
+        if task.levels is None or task.standardize:
+            raise ValueError("unit: expected a task with levels that does not standardise")
+        return Standardizer.shared(task.features, float(task.levels))
     if task.standardize:
         return Standardizer.fit(train)
     return Standardizer.identity(task.features)
@@ -49,4 +53,4 @@ def changes_measure(task: Task) -> bool:
 
     A surface is stretched by amounts that its log-density does not know of.
     """
-    return task.standardize or task.logit is not None
+    return task.standardize or task.unit or task.logit is not None

@@ -28,6 +28,7 @@ class Digits(ImageTask):
         test_fraction: share of test rows.
         bits: of the grey levels, 1 to 8; None keeps all 17.
         logit: lambda of the logit that models see; None or 0 for data scaled by training moments.
+        unit: models see levels divided by their number instead.
 
     Raises:
         ValueError: a fraction is not in (0, 1) or leaves a split empty, or an option out of its
@@ -41,9 +42,10 @@ class Digits(ImageTask):
         test_fraction: float = 0.2,
         bits: int | None = None,
         logit: float | None = None,
+        unit: bool = False,
     ) -> None:
         levels = _NATIVE if bits is None else 2 ** check_bits(bits)
-        super().__init__((1, 8, 8), levels=levels, bits=bits, logit=logit)
+        super().__init__((1, 8, 8), levels=levels, bits=bits, logit=logit, unit=unit)
         self.sizes = split_sizes(_TOTAL, valid_fraction, test_fraction)
 
     def images(self) -> tuple[Bytes, NDArray[np.int64]]:

@@ -30,26 +30,34 @@ class ImageTask(Task):
     dimension are ``-log p(x) / (D ln 2)``, comparable between equal ``bits`` only. Rows are
     shuffled and the noise drawn anew for each seed; ``labels`` follow the rows.
 
-    Models see ``logit(lambda + (1 - 2 lambda) x / L)`` (Dinh et al. 2017, section 4.1) or, without
-    ``logit``, data scaled by training moments; scores are in levels either way.
+    Models see ``logit(lambda + (1 - 2 lambda) x / L)`` (Dinh et al. 2017, section 4.1), with
+    ``unit`` x / L or, without either, data scaled by training moments; scores are in levels always.
 
     Args:
         shape: (C, H, W); rows have C H W columns, a pixel's being (c H + h) W + w.
         levels: L.
         bits: log2 of L, where that is a whole number.
         logit: lambda in (0, 0.5); None or 0 for none.
+        unit: x / L in place of the logit.
     """
 
     bin_width = 1.0
     levels: int
 
     def __init__(
-        self, shape: tuple[int, int, int], *, levels: int, bits: int | None, logit: float | None
+        self,
+        shape: tuple[int, int, int],
+        *,
+        levels: int,
+        bits: int | None,
+        logit: float | None,
+        unit: bool = False,
     ) -> None:
         super().__init__(prod(shape))
         self.shape, self.levels, self.bits = shape, levels, bits
-        self.logit = check_logit(logit)
-        self.standardize = self.logit is None
+        self.logit = None if unit else check_logit(logit)
+        self.unit = unit
+        self.standardize = self.logit is None and not unit
 
     @abstractmethod
     def images(self) -> tuple[Bytes, NDArray[np.int64]]:

@@ -39,6 +39,7 @@ class IdxTask(ImageTask):
         num_valid: validation images.
         num_test: test images.
         logit: lambda of the logit that models see; 0 for data scaled by training moments instead.
+        unit: models see levels divided by their number instead of either.
         root: a folder to look for the files in, before any other. Like every option it is part of
             a run's identity; for results that do not depend on where a machine keeps its files,
             set ``FLOWZOO_DATA`` instead.
@@ -61,12 +62,13 @@ class IdxTask(ImageTask):
         num_valid: int = 14_000,
         num_test: int = 14_000,
         logit: float | None = 0.05,
+        unit: bool = False,
         root: str = "",
         download: bool = False,
         verify: bool = True,
     ) -> None:
         levels = 2 ** check_bits(bits)
-        super().__init__((1, _SIDE, _SIDE), levels=levels, bits=bits, logit=logit)
+        super().__init__((1, _SIDE, _SIDE), levels=levels, bits=bits, logit=logit, unit=unit)
         self.sizes = check_sizes(num_train, num_valid, num_test)
         self.root, self.download, self.verify = root, download, verify
         if not verify and not root:

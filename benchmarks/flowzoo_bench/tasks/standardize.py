@@ -63,9 +63,13 @@ class Standardizer:
     @classmethod
     def identity(cls, features: int) -> Standardizer:
         """The map that changes nothing, for tasks that are scored in raw coordinates."""
-        return cls(
-            torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64)
-        )
+        return cls.shared(features, 1.0)
+
+    @classmethod
+    def shared(cls, features: int, scale: float) -> Standardizer:
+        """All columns divided by one number."""
+        shift = torch.zeros(features, dtype=torch.float64)
+        return cls(shift, torch.full_like(shift, scale))
 
     def log_abs_det(self, x: Tensor) -> Tensor:
         """log|det dz/dx| = -sum of log scale in nats, the same for each row of x: (N,) float64."""

@@ -36,6 +36,8 @@ class Task(ABC):
             ``bin_width`` is 1.
         logit: lambda, for data in [0, levels): models see logit(lambda + (1 - 2 lambda) x / levels)
             and scores are reported in the original units; None for no such map.
+        unit: whether models see data in [0, levels) divided by levels, and scores are reported in
+            the original units: one scale for all columns, however little some of them vary.
         shape: (C, H, W) of image rows, a pixel's column being (c H + h) W + w; None for others.
         dimension: of the manifold the data lie on or near, where it is known.
         dimensions: of each class's manifold, in the order of ``labels``, for a union of manifolds;
@@ -50,6 +52,7 @@ class Task(ABC):
     bits: int | None = None
     levels: int | None = None
     logit: float | None = None
+    unit: bool = False
     shape: tuple[int, int, int] | None = None
     dimension: int | None = None
     dimensions: tuple[int, ...] | None = None
