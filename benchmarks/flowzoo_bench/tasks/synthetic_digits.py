@@ -126,9 +126,10 @@ class SyntheticDigits(Task):
         """
         rng = np.random.default_rng(check_seed(seed))
         z = rng.standard_normal((check_positive("num", num), self.dimension))
-        jacobian = torch.func.vmap(torch.func.jacfwd(self._network()))(torch.as_tensor(z))
+        with torch.no_grad():
+            jacobian = _jacobian(self._network(), torch.as_tensor(z))
         values: Tensor = torch.linalg.svdvals(jacobian)
-        return values.detach()
+        return values
 
     def active_dimensions(self, scale: float = 0.05) -> int:
         """How many directions of the manifold stand out of noise of standard deviation ``scale``.
@@ -144,6 +145,21 @@ class SyntheticDigits(Task):
 
     def _network(self) -> nn.Sequential:
         return deepcopy(self._decoder().network).double()
+
+
+def _jacobian(network: nn.Sequential, x: Tensor) -> Tensor:
+    """Of maps, rectifiers and sigmoids in turn, at x (N, d): (N, D, d)."""
+    jacobian = torch.eye(x.shape[1], dtype=x.dtype).expand(len(x), -1, -1)
+    for layer in network:
+        after = layer(x)
+        if isinstance(layer, nn.Linear):
+            jacobian = layer.weight @ jacobian
+        elif isinstance(layer, nn.ReLU):
+            jacobian = (x > 0)[:, :, None] * jacobian
+        else:
+            jacobian = (after * (1 - after))[:, :, None] * jacobian
+        x = after
+    return jacobian
 
 
 def _images(source: str) -> Tensor:
