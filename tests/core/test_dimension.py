@@ -52,6 +52,19 @@ def test_nearest_distances_equal_a_tree(monkeypatch):
     np.testing.assert_allclose(nearest_distances(x, 70, other).numpy(), tree, rtol=1e-12)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("distinct", [False, True])
+def test_many_columns_are_screened_without_losing_a_neighbour(monkeypatch, offset, distinct):
+    x = offset + randn(200, 30)
+    x[50:70] = x[:20] + 1e-9 * (1 + offset) * randn(20, 30, seed=1)  # nearer than a product can see
+    x[100:115] = x[99]  # more copies than spare candidates
+    found = nearest_distances(x, 4, distinct=distinct), nearest_distances(x[:90], 4, x)
+    monkeypatch.setattr("flowzoo.dimension.neighbours._SCREENED", 10**9)
+    direct = nearest_distances(x, 4, distinct=distinct), nearest_distances(x[:90], 4, x)
+    torch.testing.assert_close(found, direct, rtol=1e-12, atol=0)
+    assert bool((found[0][99:115] == 0).all()) is not distinct
+
+
 def test_copies_are_neighbours_unless_distinct_ones_are_asked_for():
     x = torch.tensor([[0.0], [0.0], [1.0], [5.0]])
     assert nearest_distances(x, 2).tolist() == [[0, 1], [0, 1], [1, 1], [4, 5]]
