@@ -49,8 +49,8 @@ class TrainingOptions:
     ) -> TrainingOptions:
         """Options from a mapping, over a method's own ``defaults``.
 
-        Naming ``steps`` drops the default ``epochs``. ``patience = 0`` means never to stop early,
-        for TOML, which has no null.
+        Naming ``steps`` drops the default ``epochs``. ``patience = 0`` means never to stop early
+        and ``decay_every = 0`` no such schedule, for TOML, which has no null.
 
         Raises:
             ValueError: an unknown key, named with the nearest known one, or a wrong type.
@@ -63,8 +63,9 @@ class TrainingOptions:
         merged = {**(defaults or {}), **given}
         if given.get("steps") is not None and "epochs" not in given:
             merged["epochs"] = None
-        if merged.get("patience") == 0:
-            merged["patience"] = None
+        for field in ("patience", "decay_every"):
+            if merged.get(field) == 0:
+                merged[field] = None
         return cls(**merged)
 
     def stage(
