@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,6 +216,17 @@ class Bench:
         output, _ = process.communicate(timeout=500)
         return process.returncode, output
 
+    def here(self, *arguments: object) -> tuple[int, str]:
+        """As ``run``, but in this process, which needs ``faulty``; workers have their own."""
+        from flowzoo.cli import main
+
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            code = main([*map(str, arguments)])
+        return code, said.getvalue()
+
 
 @pytest.fixture(scope="session")
 def faulty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -240,6 +254,25 @@ def faulty(faulty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def bench(faulty_path: Path, tmp_path: Path) -> Bench:
     return Bench(faulty_path, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    faulty_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Path], Path]:
+    """Copies what a bench that is through leaves, run once a text; a test needs ``faulty`` too."""
+    done: dict[str, Path] = {}
+
+    def copy(text: str, out: Path) -> Path:
+        if text not in done:
+            bench = Bench(faulty_path, tmp_path_factory.mktemp("finished"))
+            path = bench.write(text)
+            code, output = bench.here("bench", path, "--no-figures", "--out", bench.folder / "out")
+            assert code == 0, output
+            done[text] = bench.folder / "out"
+        return Path(shutil.copytree(done[text], out))
+
+    return copy
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from flowzoo_bench.records import ARRAYS, find_record, run_folder
 from flowzoo_bench.runspec import PackSpec, Part, RunSpec
 from flowzoo_bench.worker import CHECKPOINT, PackRun
 
+Finished = Callable[[str, Path], Path]
+
 TEXT = """
 name = "damage"
 replicates = 3
@@ -122,48 +124,50 @@ def test_a_cut_checkpoint_costs_neither_the_pack_nor_its_numbers(
 # --- records -------------------------------------------------------------------------------------
 
 
-def test_a_record_of_deeply_nested_json_is_redone(bench: Any) -> None:
-    out = bench.folder / "out"
+def test_a_record_of_deeply_nested_json_is_redone(
+    bench: Any, faulty: Path, finished: Finished
+) -> None:
+    out = finished(QUICK, bench.folder / "out")
     arguments = ("bench", bench.write(QUICK), "--no-figures", "--out", out)
-    assert bench.run(*arguments)[0] == 0
     before = numbers(out)
     damaged = out / "records" / next(iter(before)) / "record.json"
     for name in (damaged, out / "experiment.json"):
         name.write_text("[" * 100_000, "utf-8")
-    code, output = bench.run("report", out, "--no-figures")
+    code, output = bench.here("report", out, "--no-figures")
     assert code == 0 and "2 of 3 runs ok" in output, output
     assert "unreadable record" in (out / "table.md").read_text("utf-8")
-    code, output = bench.run(*arguments)
+    code, output = bench.here(*arguments)
     assert code == 0 and "3 runs, 2 already done" in output, output
     assert numbers(out).keys() == before.keys()
 
 
-@pytest.mark.slow
-def test_a_folder_in_the_place_of_a_file_is_named_before_anything_runs(bench: Any) -> None:
-    out = bench.folder / "out"
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_runs(
+    bench: Any, faulty: Path, finished: Finished
+) -> None:
+    out = finished(QUICK, bench.folder / "out")
     arguments = ("bench", bench.write(QUICK), "--no-figures", "--out", out)
-    assert bench.run(*arguments)[0] == 0
     for place in ("records/*/record.json", "packs/*/pack.json", "table.md"):
         path = min(out.glob(place))
         before = path.read_bytes()
         path.unlink()
         path.mkdir()
-        code, output = bench.run(*arguments)
+        code, output = bench.here(*arguments)
         assert code == 2 and "Traceback" not in output
         assert f"expected a file, got the folder {path}; remove it" in output
         path.rmdir()
         path.write_bytes(before)
-    code, output = bench.run(*arguments)
+    code, output = bench.here(*arguments)
     assert code == 0 and "3 runs, 3 already done" in output
 
 
 # --- workers left behind -------------------------------------------------------------------------
 
 
-def test_a_worker_that_waits_for_another_says_so(bench: Any) -> None:
-    out = bench.folder / "out"
+def test_a_worker_that_waits_for_another_says_so(
+    bench: Any, faulty: Path, finished: Finished
+) -> None:
+    out = finished(QUICK, bench.folder / "out")
     arguments = ("bench", bench.write(QUICK), "--no-figures", "--out", out)
-    assert bench.run(*arguments)[0] == 0
     for path in (*out.glob("records/*/record.json"), *out.glob("packs/*/outcome.json")):
         path.unlink()
     (folder,) = out.glob("packs/*")

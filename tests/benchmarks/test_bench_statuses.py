@@ -16,6 +16,8 @@ import pytest
 from flowzoo import registry
 from flowzoo_bench.runspec import RunSpec
 
+Finished = Callable[[str, Path], Path]
+
 HEAD = """
 name = "faults"
 replicates = {replicates}
@@ -108,7 +110,7 @@ def test_a_pack_with_failing_members_loses_only_those(bench: Any, faulty: Path) 
     """Some members' data break the method: the others are tried one by one."""
     path = bench.write(experiment("kill-some", replicates=3))
     out = bench.folder / "out"
-    code, output = bench.run("bench", path, "--out", out, "--no-figures", "--slots", "2")
+    code, output = bench.here("bench", path, "--out", out, "--no-figures", "--slots", "2")
     assert code == 1, output
     found = records(out)
     task = registry.build("task", "blob")
@@ -123,10 +125,10 @@ def test_a_pack_with_failing_members_loses_only_those(bench: Any, faulty: Path) 
     assert sorted(len(pack["runs"]) for pack in packs) == [1, 1, 1, 3]
 
 
-def test_missing_dependencies_are_skipped_rows(bench: Any) -> None:
+def test_missing_dependencies_are_skipped_rows(bench: Any, faulty: Path) -> None:
     text = experiment("good") + '[[methods]]\nlabel = "absent"\nmixture = "absent"\n'
     out = bench.folder / "out"
-    code, output = bench.run("bench", bench.write(text), "--out", out, "--no-figures")
+    code, output = bench.here("bench", bench.write(text), "--out", out, "--no-figures")
     assert code == 1, output
     assert by_method(out)["absent"]["status"] == "skipped"
     assert "no-such-distribution-xyz" in by_method(out)["absent"]["reason"]
@@ -142,29 +144,29 @@ def test_missing_dependencies_are_skipped_rows(bench: Any) -> None:
         ("name = ", "not valid TOML"),
     ],
 )
-def test_bad_usage_runs_nothing(bench: Any, text: str, message: str) -> None:
+def test_bad_usage_runs_nothing(bench: Any, faulty: Path, text: str, message: str) -> None:
     out = bench.folder / "out"
-    code, output = bench.run("bench", bench.write(text), "--out", out)
+    code, output = bench.here("bench", bench.write(text), "--out", out)
     assert code == 2, output
     assert message in output
     assert "Traceback" not in output
     assert not out.exists()
 
 
-def test_bad_arguments(bench: Any) -> None:
+def test_bad_arguments(bench: Any, faulty: Path) -> None:
     path = bench.write(experiment("good"))
     for arguments, message in (
         (["bench", "qick"], "did you mean 'quick'"),
         (["bench", path, "--tasks", "blub"], "did you mean 'blob'"),
         (["report", bench.folder / "nothing"], "expected a folder that flowzoo bench made"),
     ):
-        code, output = bench.run(*arguments)
+        code, output = bench.here(*arguments)
         assert code == 2, output
         assert message in output
         assert "Traceback" not in output
 
 
-def test_an_unwritable_folder_is_a_clear_error(bench: Any) -> None:
+def test_an_unwritable_folder_is_a_clear_error(bench: Any, faulty: Path) -> None:
     path = bench.write(experiment("good"))
     blocked = bench.folder / "file"
     blocked.write_text("in the way", "utf-8")
@@ -174,19 +176,18 @@ def test_an_unwritable_folder_is_a_clear_error(bench: Any) -> None:
         closed.mkdir(mode=0o500)
         places.append(closed)
     for place in places:
-        code, output = bench.run("bench", path, "--out", place)
+        code, output = bench.here("bench", path, "--out", place)
         assert code == 2, output
         assert "cannot write" in output and "Traceback" not in output
 
 
-@pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(bench: Any) -> None:
-    out = bench.folder / "out"
-    path = bench.write(experiment("good"))
-    assert bench.run("bench", path, "--out", out, "--no-figures")[0] == 0
+def test_other_settings_in_the_same_folder_are_refused(
+    bench: Any, faulty: Path, finished: Finished
+) -> None:
+    out = finished(experiment("good"), bench.folder / "out")
     kept = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     other = bench.write(experiment("good").replace("fault =", "width = 2.0, fault ="), "b.toml")
-    code, output = bench.run("bench", other, "--out", out, "--no-figures")
+    code, output = bench.here("bench", other, "--out", out, "--no-figures")
     assert code == 2
     assert "other settings (method)" in output
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == kept
@@ -199,15 +200,15 @@ def test_other_settings_in_the_same_folder_are_refused(bench: Any) -> None:
             .replace('["blob"]', '[{ name = "blob", options = { rows = 32 } }]'),
         )
     ):
-        code, output = bench.run("bench", bench.write(text, f"{number}.toml"), "--out", out)
+        code, output = bench.here("bench", bench.write(text, f"{number}.toml"), "--out", out)
         assert code == 2 and "other settings (" in output, output
     # more replicates of the same settings are fine
     more = bench.write(experiment("good", replicates=2), "c.toml")
-    assert bench.run("bench", more, "--out", out, "--no-figures")[0] == 0
+    assert bench.here("bench", more, "--out", out, "--no-figures")[0] == 0
     assert len(records(out)) == 2
 
 
-def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
+def test_files_of_others_in_the_folder_are_left_alone(bench: Any, faulty: Path) -> None:
     out = bench.folder / "mine"
     strangers = [out / name for name in (".mine.tmp", "a/b/.precious.tmp", "records/x/.note.tmp")]
     left = [out / name for name in (".table.md.9.tmp", "figures/.blob-curves.png.9.tmp")]
@@ -215,7 +216,7 @@ def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x", "utf-8")
     experiment_file = bench.write(experiment("good"))
-    code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
+    code, output = bench.here("bench", experiment_file, "--out", out, "--no-figures")
     assert code == 0, output
     assert all(path.exists() for path in strangers)
     assert not any(path.exists() for path in left)
@@ -224,21 +225,20 @@ def test_files_of_others_in_the_folder_are_left_alone(bench: Any) -> None:
     record.unlink()
     (pack,) = out.glob("packs/*/pack.json")
     pack.write_text("{", "utf-8")
-    code, output = bench.run("bench", experiment_file, "--out", out, "--no-figures")
+    code, output = bench.here("bench", experiment_file, "--out", out, "--no-figures")
     assert code == 0, output
 
 
-def test_a_bench_counts_what_was_done_before(bench: Any) -> None:
+def test_a_bench_counts_what_was_done_before(bench: Any, faulty: Path, finished: Finished) -> None:
     path = bench.write(experiment("good", replicates=3))
-    out = bench.folder / "counted"
-    assert bench.run("bench", path, "--out", out, "--no-figures")[0] == 0
+    out = finished(experiment("good", replicates=3), bench.folder / "counted")
     next(iter(out.glob("records/*/record.json"))).unlink()
     next(iter(out.glob("packs/*/outcome.json"))).unlink()
-    code, output = bench.run("bench", path, "--out", out, "--no-figures")
+    code, output = bench.here("bench", path, "--out", out, "--no-figures")
     assert code == 0, output
     # another label for the same runs is for all of them
     renamed = bench.write(experiment("good").replace('"good"', '"better"'), "renamed.toml")
-    again, _ = bench.run("bench", renamed, "--out", out, "--no-figures")
+    again, _ = bench.here("bench", renamed, "--out", out, "--no-figures")
     with (out / "table.csv").open(encoding="utf-8") as file:
         methods = {(row["method"], row["ok"]) for row in csv.DictReader(file)}
     assert again == 0 and ("better", "3") in methods and "good" not in {m for m, _ in methods}
@@ -263,7 +263,7 @@ def test_ctrl_c_keeps_what_is_finished(bench: Any, workers_of: Callable[[Path], 
         assert "good" in {row["method"] for row in csv.DictReader(file)}
 
 
-def test_two_benches_cannot_share_a_folder(bench: Any) -> None:
+def test_two_benches_cannot_share_a_folder(bench: Any, faulty: Path) -> None:
     path = bench.write(experiment("hang", timeout=300.0))
     out = bench.folder / "out"
     first = bench.start("bench", path, "--out", out, "--no-figures")
@@ -271,7 +271,7 @@ def test_two_benches_cannot_share_a_folder(bench: Any) -> None:
         end = time.monotonic() + 60
         while not list(out.glob("packs/*/pack.json")) and time.monotonic() < end:
             time.sleep(0.1)
-        code, output = bench.run("bench", path, "--out", out)
+        code, output = bench.here("bench", path, "--out", out)
         assert code == 2
         assert "another flowzoo bench is running" in output
     finally:
