@@ -53,10 +53,10 @@ def test_of_a_scaled_gaussian_the_sliced_distance_is_the_difference_of_the_stds(
     assert sliced_wasserstein(x, 3 * x, 64) == pytest.approx(2.0, rel=0.05)
     # columns of other stds: along e, W2 is |std(e . x) - std(e . y)|
     stds = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    e = normal(100_000, 3, 2)
+    e = normal(20_000, 3, 2)
     e /= e.norm(dim=1, keepdim=True)
     along = ((e * stds).norm(dim=1) - 1.0).square().mean().sqrt()
-    assert sliced_wasserstein(x, normal(4000, 3, 1) * stds, 2000) == pytest.approx(
+    assert sliced_wasserstein(x, normal(4000, 3, 1) * stds, 500) == pytest.approx(
         float(along), rel=0.03
     )
 

@@ -43,7 +43,7 @@ def manifold_density_figure(
     columns = min(_COLUMNS, len(panels))
     down = ceil(len(panels) / columns)
     figure = Figure(figsize=(3.4 * columns + 0.8, 3.4 * down + 0.5), dpi=DPI, layout="constrained")
-    figure.suptitle(plain(f"{task}: log-density along the manifold (nats)"))
+    figure.suptitle(plain(f"{task}: log-density along the manifold (nats)"), fontsize=9)
     drawn = []
     for index, (name, data, value) in enumerate(panels):
         projection = view.as_points().projection if placed else None

@@ -39,7 +39,7 @@ def representations_figure(task: str, held: Held, view: View) -> Any | None:
     columns = min(_COLUMNS, len(panels))
     down = ceil(len(panels) / columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * down + 0.5), dpi=DPI)
-    figure.suptitle(plain(f"{task}: held-out rows as models embed them"))
+    figure.suptitle(plain(f"{task}: held-out rows as models embed them"), fontsize=10)
     for index, (name, x) in enumerate(panels):
         projection = "3d" if x.shape[1] == 3 else None
         axes: Any = figure.add_subplot(down, columns, index + 1, projection=projection)
