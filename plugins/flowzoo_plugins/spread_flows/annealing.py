@@ -55,10 +55,8 @@ class Annealing:
         if not isinstance(value, Mapping):
             level = check_number(name, value)
             return cls(level, level)
-        options = check_options(cls, value, name)
-        if "start" not in options:
-            raise ValueError(f"{name}: expected a start, got {dict(value)}")
-        return cls(**{"end": options["start"], **options})
+        constant = {"end": value["start"]} if "start" in value else {}
+        return cls(**check_options(cls, {**constant, **value}, name))
 
     def at(self, progress: float) -> float:
         """The standard deviation at a share ``progress`` of the training."""
