@@ -192,6 +192,20 @@ def test_the_estimated_entropy_is_blind_where_rows_are_far():
     torch.testing.assert_close(alone, torch.full_like(alone, expected), rtol=0, atol=1e-9)
 
 
+def test_noise_on_the_data_takes_the_reward_away():
+    """Pressed by e^-s along the line, its noise is stretched by e^s across it."""
+    losses = []
+    for s in range(3):
+        model = squeezed_line(s, entropy="drop", data_noise=0.1)
+        with torch.no_grad():  # as fits best
+            stds = torch.tensor([math.exp(-s) * math.sqrt(1.01), math.exp(s) * 0.1])
+            model.prior.weight.copy_(torch.diag(stds))
+        points = exact_mean(5)
+        x = torch.cat([points[:, :1], torch.zeros(10, 1, dtype=F64)], dim=1)
+        losses.append(objective(model).loss(x, points[:, 1:], 1.0).mean().item())
+    assert losses == pytest.approx([losses[0]] * 3, abs=0.01)
+
+
 def test_entropy_of_a_mixture_at_its_centres():
     z, std = rows(30, 3), torch.tensor(0.4, dtype=F64)
     reference = MixtureSameFamily(
