@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,7 +64,7 @@ def test_cosine_is_torchs() -> None:
     [
         ({"schedule": "step"}, "expected decay_every with schedule 'step'"),
         ({"decay_every": 5}, "expected decay_every with schedule 'step'"),
-        ({**STEP, "decay_every": 0}, "decay_every >= 1"),
+        ({**STEP, "decay_every": -1}, "decay_every >= 1"),
         ({**STEP, "decay": 0.0}, r"decay in \(0, 1\]"),
         ({**STEP, "decay": 1.5}, r"decay in \(0, 1\]"),
         ({**STEP, "decay_after": -1}, "decay_after >= 0"),
@@ -93,11 +96,12 @@ def grouped(groups: tuple[ParameterGroup, ...], seed: int = 0, **options: object
     return model
 
 
+@pytest.mark.parametrize("decoupled", [True, False])
 @pytest.mark.parametrize("members", [1, 2])
-def test_groups_keep_their_own_rates_and_decays(members: int) -> None:
+def test_groups_keep_their_own_rates_and_decays(members: int, decoupled: bool) -> None:
     first = ParameterGroup(("net.0",), 0.02, 0.5)
     rest = ParameterGroup(("net",), 0.003)  # names net.0 too: the first that does has it
-    options = {"epochs": None, **STEP, "decay": 0.5, "steps": 12, "averaging": None}
+    options = {"epochs": None, **STEP, "decay": 0.5, "steps": 12, "decoupled_decay": decoupled}
     models = [grouped((first, rest), seed, **options) for seed in range(members)]
     data = [TrainingData(rows(0), rows(1))] * members
     results = train_pack(models, data, [0] * members)
@@ -105,7 +109,8 @@ def test_groups_keep_their_own_rates_and_decays(members: int) -> None:
     for seed, model in enumerate(models):
         other = grouped((first, rest), seed).eval()  # as modules outside the groups are
         layers = ((other.net[0], 0.02, 0.5), (other.net[2], 0.003, 0.0))
-        adam = torch.optim.Adam(
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        adam = kind(
             {"params": layer.parameters(), "lr": lr, "weight_decay": decay}
             for layer, lr, decay in layers
         )
@@ -138,3 +143,16 @@ def test_a_checkpoint_tells_step_schedules_apart_and_knows_no_other_news(tmp_pat
     settings = settings_of(model, model.stages())["stage 0"]
     # checkpoints of before these fields must go on
     assert not any(word in settings for word in ("decay_", "monitor", "watch", '"decay"'))
+
+
+def test_training_leaves_torchs_compiler_alone() -> None:
+    """It takes as long to import as torch."""
+    code = (
+        "import sys, torch, flowzoo\n"
+        "base = {'name': 'realnvp', 'layers': 2, 'hidden': [8]}\n"
+        "model = flowzoo.build('mixture', 'global', features=2, base_flow=base,"
+        " training={'epochs': 1})\n"
+        "flowzoo.fit(model, torch.randn(30, 2))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
