@@ -15,13 +15,12 @@ def collapse_message(means: Mapping[str, float]) -> str | None:
     -E log p(z + sigma epsilon) is at least the entropy of the noise. At it no axis of A A' is left
     above sigma^2; below it can only be what is no noise, as a constant offset.
     """
-    cross = means["surrogate"] + means["volume"]
-    floor = means["floor"]
-    if cross >= floor + _ONE_AXIS:
+    surrogate, floor = means["surrogate"], means["floor"]
+    if surrogate >= floor + _ONE_AXIS:
         return None
-    where = "passed" if cross < floor else "reached"
+    where = "passed" if surrogate < floor else "reached"
     return (
-        f"collapse: the loss without entropy, {cross:.2f} nats, has {where} its floor "
+        f"collapse: the loss without entropy, {surrogate:.2f} nats, has {where} its floor "
         f"{floor:.2f}, the entropy of the noise; codes have shrunk to the noise and the spectrum "
         f"tells no dimension"
     )

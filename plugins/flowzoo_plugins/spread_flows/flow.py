@@ -24,7 +24,7 @@ from flowzoo_plugins.spread_flows.entropy import mixture_log_prob, noise_entropy
 from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
 
 Entropy = Literal["drop", "kde"]
-Spread = Literal["noise", "offset"]
+Spread = Literal["latent", "data", "offset"]
 Start = Literal["principal", "identity"]
 _ROWS = 20_000  # of the training data that a start looks at
 _CENTRES = 256  # codes whose entropy the validation objective takes
@@ -35,15 +35,23 @@ _TRAINING: Mapping[str, Any] = {"epochs": 100, "batch_size": 256, "schedule": "c
 class SpreadFlow(FlowOverPrior):
     r"""A bijection f over N(0, A A'), A of the rank that the data need: flows on manifolds.
 
-    Codes and prior are both spread by noise, so that their divergence is finite on any manifold:
+    Data and model are both spread by noise, so that their divergence is finite on any manifold.
+    With codes z = f(x) the paper adds it to the codes, ``spread="latent"``:
 
-    .. math:: \mathrm{KL}(\tilde q \,\|\, \tilde p) = -H(\tilde z) - E \log N(f(x) + \sigma\epsilon;
-              0, A A^\top + \sigma^2 I) - E \log\lvert\det J_f(x)\rvert + \mathrm{const}
+    .. math:: \mathrm{KL}(\tilde q \,\|\, \tilde p) = -H(z + \sigma\epsilon) - E \log N(z +
+              \sigma\epsilon; 0, A A^\top + \sigma^2 I) - E \log\lvert\det J_f(x)\rvert
 
-    ``entropy="drop"`` leaves out H, as the paper does. That rewards squeezing the manifold and A
-    together, down to the noise, where the dimension is lost: the loss falls to its floor H(sigma
-    epsilon), and training warns. ``entropy="kde"`` keeps H as estimated by the batch (eq. 36-39),
-    which stops the squeezing where rows come within a few sigma of one another.
+    and with ``entropy="drop"`` leaves out H. That rewards squeezing the manifold and A together,
+    down to the noise, where the dimension is lost: the loss falls to its floor H(sigma epsilon),
+    and training warns. ``entropy="kde"`` keeps H as estimated by the batch (its eq. 36-39), which
+    stops the squeezing where rows come within a few sigma of one another, and is blind before.
+
+    ``spread="data"``, ours, adds it to the data, x + sigma epsilon. The entropy is then none of
+    f's, dropping it changes nothing, and squeezing gains nothing: plain maximum likelihood of
+
+    .. math:: \log p(x) = \log N(f(x); 0, A A^\top + \sigma^2 I) + \log\lvert\det J_f(x)\rvert
+
+    at spread data, bounded for any f.
 
     Evaluations: ``exact``, the density in R^D of :math:`f^{-1}(\tilde z)`, which ``sample`` draws
     from; ``manifold``, the density against surface area at ``reconstruct(x)``, where the learned
@@ -51,20 +59,22 @@ class SpreadFlow(FlowOverPrior):
     training ends, and D before. ``sample`` takes ``temperature`` for the spread along these axes
     and ``noise_scale`` for that around them; at 0 draws lie on the manifold.
 
-    Source: Zhang et al. (2023), Spread Flows for Manifold Modelling. Ours: the dimension's rule,
-    the start, several parts, noise on the data that is not annealed away, the warning.
+    Source: Zhang et al. (2023), Spread Flows for Manifold Modelling. Ours: noise on the data, the
+    dimension's rule, the start, several parts, the warning.
 
     Args:
         features: D.
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional bijection. Of one
-            that keeps volume (``gin``, ``nice``, ``conv-gin``) the spectrum can tell the dimension;
-            any other wants ``data_noise``, or it stretches what has no width without end.
+            that keeps volume (``nice``, ``gin``, ``conv-gin``) the spectrum can tell the dimension;
+            any other trades noise for signal freely and, without noise on the data, stretches what
+            has no width without end.
         frame: ``rotation`` turns the data to their principal axes before the base flow, ``pca``
             whitens them, ``none`` leaves them.
         noise: sigma, or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
-        data_noise: the same, of noise added to the data in training; 0 for none.
-        entropy: ``kde`` or ``drop``.
-        spread: ``noise``; ``offset`` adds sigma to every code instead, as the paper's code does.
+        data_noise: the same, of more noise added to the data in training; 0 for none.
+        spread: ``data``, ``latent``, or ``offset``: sigma itself added to every code, as the
+            paper's code does.
+        entropy: ``drop`` or ``kde``; by default ``drop`` for noise on the data, else ``kde``.
         rank: columns of A; D when None.
         components: parts of the prior, N(mu_k, A_k A_k'), one dimension each.
         start: ``principal`` takes the codes' moments for A (parts: by EM); ``identity`` is the
@@ -110,8 +120,8 @@ class SpreadFlow(FlowOverPrior):
         frame: Frame = "rotation",
         noise: float | Mapping[str, Any] | Annealing = 0.01,
         data_noise: float | Mapping[str, Any] | Annealing = 0.0,
-        entropy: Entropy = "kde",
-        spread: Spread = "noise",
+        spread: Spread = "data",
+        entropy: Entropy | None = None,
         rank: int | None = None,
         components: int = 1,
         start: Start = "principal",
@@ -120,6 +130,8 @@ class SpreadFlow(FlowOverPrior):
         threshold: float = 1.0,
         training: Mapping[str, Any] | TrainingOptions | None = None,
     ) -> None:
+        if entropy is None:
+            entropy = "drop" if spread == "data" else "kde"
         for name, value, kind in (
             ("entropy", entropy, Entropy),
             ("spread", spread, Spread),
@@ -127,6 +139,11 @@ class SpreadFlow(FlowOverPrior):
         ):
             if value not in get_args(kind):
                 raise ValueError(f"{name}: expected one of {get_args(kind)}, got {value!r}")
+        if spread == "data" and entropy != "drop":
+            raise ValueError(
+                f"entropy: expected 'drop' for noise on the data, whose entropy f does not change, "
+                f"got {entropy!r}"
+            )
         if check_positive("components", components) > 1 and start != "principal":
             raise ValueError("start: expected 'principal' with components, or all stay alike")
         flow: BaseFlow = build_part("base-flow", base_flow, features=features)
@@ -210,12 +227,11 @@ class SpreadFlow(FlowOverPrior):
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
+        std = self._std(self.noise.at(progress))
         around = self.data_noise.at(progress)
         if around > 0.0:
             x = x + around * noise[:, self.features :]
-        std = self._std(self.noise.at(progress))
-        z, log_abs_det = self._encode(x)
-        cross = self._cross_entropy(z, noise, std)
+        z, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
         if self.entropy == "kde":
             cross = cross + mixture_log_prob(z, std)
         return cross - log_abs_det
@@ -225,32 +241,38 @@ class SpreadFlow(FlowOverPrior):
 
         The entropy of the rows themselves would depend on how many are looked at together.
         """
-        z, log_abs_det = self._encode(x)
-        value = self._cross_entropy(z, noise, self._std(self.noise.end)) - log_abs_det
+        std = self._std(self.noise.end)
+        _, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
+        value = cross - log_abs_det
         if self.entropy == "kde":
             centres = self._encode(self.centres)[0]
-            value = value + mixture_log_prob(centres, self._std(self.noise.end)).mean()
+            value = value + mixture_log_prob(centres, std).mean()
         return value
 
     def _monitor(self, x: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
-        """The loss without entropy, the entropy, and the floor of both; nats, (N,) each.
+        """The loss without entropy, the entropy of codes and noise, the floor; nats, (N,) each.
 
-        For a flow that changes volume the floor bounds ``surrogate + volume``.
+        Noise on the codes has entropy H(sigma epsilon) whatever f does, and the loss takes off
+        log|det J|; noise on the data comes under f itself.
         """
         std = self._std(self.noise.end)
-        z, log_abs_det = self._encode(x)
+        z, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
+        floor = noise_entropy(self.features, std).expand(len(x))
         return {
-            "surrogate": self._cross_entropy(z, noise, std) - log_abs_det,
+            "surrogate": cross - log_abs_det,
             "entropy": -mixture_log_prob(z, std),
-            "floor": noise_entropy(self.features, std).expand(len(x)),
-            "volume": log_abs_det,
+            "floor": floor if self.spread == "data" else floor - log_abs_det,
         }
 
-    def _cross_entropy(self, z: Tensor, noise: Tensor, std: Tensor) -> Tensor:
-        """-log p(z + sigma epsilon), (N,)."""
-        noise = noise[:, : self.features]
-        step = torch.ones_like(noise) if self.spread == "offset" else noise
-        return -self._prior().log_prob(z + std * step, noise_std=std)
+    def _spread(self, x: Tensor, noise: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes z (N, D), -log p of the spread codes (N,) and log|det dz/dx| (N,)."""
+        if self.spread == "data":
+            x = x + std * noise
+        z, log_abs_det = self._encode(x)
+        spread = z
+        if self.spread != "data":
+            spread = z + std * (noise if self.spread == "latent" else torch.ones_like(noise))
+        return z, -self._prior().log_prob(spread, noise_std=std), log_abs_det
 
     def _std(self, value: float) -> Tensor:
         """sigma as a tensor of the prior's dtype and device: its own, scaled."""
