@@ -402,6 +402,23 @@ def test_weight_decay_and_learning_rate_of_the_prior():
             torch.testing.assert_close(plain[name], faster[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_principal_start_takes_the_second_moments_of_the_codes(rank):
+    x = rows(500, 4) * torch.tensor([2.0, 1.0, 0.3, 0.0]) + 0.5
+    found = {}
+    for start in ("principal", "identity"):
+        model = model_of(NICE, 4, rank=rank, start=start, training={"steps": 1, "lr": 0.0})
+        model.prior_lr = 0.0  # nothing moves after the start
+        fit(model, x, x, seed=0)
+        found[start] = model.prior.eigenvalues().detach()
+    codes = model.codes(x).detach()
+    torch.manual_seed(0)
+    columns = rank or 4
+    assert found["identity"].tolist() == [1.0] * columns + [0.0] * (4 - columns)
+    expected = torch.linalg.eigvalsh(codes.mT @ codes / 500).flip(0)[:columns]
+    torch.testing.assert_close(found["principal"][:columns], expected, atol=5e-4, rtol=0)
+
+
 def test_annealing():
     falling = Annealing.of({"start": 0.16, "end": 0.01, "hold": 0.2, "until": 0.8})
     levels = [falling.at(share) for share in (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)]
