@@ -451,8 +451,8 @@ def test_annealing():
             Annealing.of(wrong)
 
 
-@pytest.mark.parametrize("components", [1, 2])
-def test_the_loss_follows_both_noises(components):
+@pytest.mark.parametrize(("spread", "components"), [("latent", 1), ("latent", 2), ("data", 1)])
+def test_the_loss_follows_both_noises(spread, components):
     falling = {"start": 0.4, "end": 0.1}
     model = model_of(
         GIN,
@@ -461,6 +461,7 @@ def test_the_loss_follows_both_noises(components):
         noise=falling,
         data_noise={"start": 0.2, "end": 0.05},
         components=components,
+        spread=spread,
     )
     stage = objective(model)
     assert stage.noise_features == 6
@@ -469,12 +470,20 @@ def test_the_loss_follows_both_noises(components):
         at, level = copy.deepcopy(model), torch.tensor(std, dtype=F64)
         for prior in at.atlas.parts:
             prior.noise_std.fill_(std)
-        z = at.codes(x + around * noise[:, 3:])
-        expected = mixture_log_prob(z, level) - at.prior.log_prob(z + std * noise[:, :3])
+        moved = x + around * noise[:, 3:]
+        if spread == "data":
+            expected = -at.log_prob(moved + std * noise[:, :3])  # plain maximum likelihood
+        else:
+            z = at.codes(moved)
+            expected = mixture_log_prob(z, level) - at.prior.log_prob(z + std * noise[:, :3])
         found = stage.loss(x, noise, progress)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    z = model.codes(x)  # what is validated is neither noisy at x nor dependent on the batch
-    cross = -model.prior.log_prob(z + 0.1 * noise[:, :3])
+    # what is validated has the last sigma, and does not depend on the batch
+    step = 0.1 * noise[:, :3]
+    if spread == "data":
+        cross = -model.log_prob(x + step)
+    else:
+        cross = -model.prior.log_prob(model.codes(x) + step)
     whole = stage.validate(x, noise)
     torch.testing.assert_close(whole[:4], stage.validate(x[:4], noise[:4]))
     torch.testing.assert_close(whole - whole[0], cross - cross[0], rtol=1e-5, atol=1e-5)
