@@ -319,7 +319,7 @@ def test_start_takes_moments_above_the_noise():
 
 
 def test_start_of_low_rank_is_the_nearest():
-    """Eckart and Young: the leading eigenvectors, and nothing below the noise."""
+    """Eckart and Young: the leading eigenvectors; below the noise as good as nothing."""
     axes = torch.linalg.qr(torch.randn(5, 5, dtype=F64))[0]
     values = torch.tensor([9.0, 4.0, 1.0, 0.05, 0.0], dtype=F64)
     covariance = axes * values @ axes.mT

@@ -13,6 +13,7 @@ from flowzoo.low_rank import DenseFactor
 from flowzoo.validation import check_context, check_draw, check_number, check_positive, check_rows
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_LEAST = 1e-2  # of the noise's variance: from zero an axis of A has no gradient to grow by
 
 
 class Axes(NamedTuple):
@@ -231,7 +232,8 @@ class GeneralisedGaussian(Prior):
     def start(self, mean: Tensor, covariance: Tensor) -> None:
         """Take the A nearest to what moments leave above the noise, in place.
 
-        A A' is the positive part of ``covariance`` (D, D) less sigma^2 I, of its R leading axes.
+        A A' is ``covariance`` (D, D) less sigma^2 I, on its R leading axes, where that is above a
+        hundredth of sigma^2, and this hundredth elsewhere.
 
         Raises:
             ValueError: wrong shapes.
@@ -242,7 +244,8 @@ class GeneralisedGaussian(Prior):
             raise ValueError(f"mean, covariance: expected {expected}, got {shapes}")
         values, vectors = torch.linalg.eigh(covariance.double())
         values, vectors = values.flip(0)[: self.rank], vectors.flip(1)[:, : self.rank]
-        values = (values - self.noise_std.double().square()).clamp(min=0.0)
+        noise = self.noise_std.double().square()
+        values = (values - noise).clamp(min=_LEAST * noise)
         # a lower triangular A with this A A': the transposed R of a QR decomposition
         lower = torch.linalg.qr((vectors * values.sqrt()).mT).R.mT
         self.weight.copy_(lower)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -150,6 +151,7 @@ class SpreadFlow(FlowOverPrior):
         if isinstance(flow, Injection):
             raise ValueError(f"base_flow: expected a bijection of R^{features}, got an injection")
         self.noise = Annealing.of(noise, "noise")
+        check_number("noise", self.noise.end, strict=True)
         self.data_noise = Annealing.of(data_noise, "data_noise")
         prior = {"name": "generalised-gaussian", "rank": rank, "noise_std": self.noise.end}
         if components > 1:
@@ -158,8 +160,9 @@ class SpreadFlow(FlowOverPrior):
         self.training_options = TrainingOptions.of(training, _TRAINING)
         self.entropy, self.spread, self.start = entropy, spread, start
         self.decay_on_prior = decay_on_prior
-        lr = self.training_options.lr if prior_lr is None else prior_lr
-        self.prior_lr = check_number("prior_lr", lr, strict=True)
+        self.prior_lr = self.training_options.lr
+        if prior_lr is not None:
+            self.prior_lr = check_number("prior_lr", prior_lr, strict=True)
         self.threshold = check_number("threshold", threshold, strict=True)
         if components > 1:
             self.capabilities = self.capabilities | {"assign"}  # type: ignore[misc]
@@ -219,8 +222,10 @@ class SpreadFlow(FlowOverPrior):
         if isinstance(prior, GeneralisedGaussianMixture):
             prior.start(z, generator)
         else:
-            exact = z.double()
-            prior.start(exact.mean(dim=0), exact.mT @ exact / len(exact))  # about 0, where mu stays
+            exact = z.double()  # moments about 0, where mu stays
+            moments = exact.mT @ exact / len(exact)
+            moments.diagonal().add_(prior.noise_std.double().square())
+            prior.start(exact.mean(dim=0), moments)
 
     @torch.no_grad()
     def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
@@ -306,8 +311,8 @@ class SpreadFlow(FlowOverPrior):
         .. math:: J (A A^\top + \sigma^2 I) J^\top, \quad J = \partial f^{-1} / \partial z
 
         Unlike the eigenvalues of A A' it does not change when f squeezes codes and A follows, and
-        it sees a sphere as it is, which no plane holds without one more axis. Its noise is the
-        data's in training (``data_noise``), or else the thinnest direction. O(D^3) a row.
+        it sees a sphere as it is, which no plane holds without one more axis. Its noise is what
+        training adds to the data, or else the thinnest direction. O(D^3) a row.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device.
@@ -315,7 +320,8 @@ class SpreadFlow(FlowOverPrior):
         z, atlas = self.codes(x), self.atlas
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
-        noise_std = self.data_noise.end or None
+        inside = self.noise.end if self.spread == "data" else 0.0
+        noise_std = math.hypot(inside, self.data_noise.end) or None
         for index, part in enumerate(atlas.parts):
             rows = torch.nonzero(chart == index)[:, 0]
             lengths = pushed_lengths(self._decode_rows, z[rows], part.root())
