@@ -326,8 +326,9 @@ def test_start_of_low_rank_is_the_nearest():
     for rank, kept in ((2, [9.0, 4.0]), (4, [9.0, 4.0, 1.0]), (5, [9.0, 4.0, 1.0])):
         prior = GeneralisedGaussian(5, rank=rank, noise_std=0.3).double()
         prior.start(torch.zeros(5, dtype=F64), covariance)
-        above = torch.tensor(kept, dtype=F64) - 0.09
-        expected = axes[:, : len(kept)] * above @ axes[:, : len(kept)].mT
+        above = torch.full((rank,), 9e-4, dtype=F64)
+        above[: len(kept)] = torch.tensor(kept, dtype=F64) - 0.09
+        expected = axes[:, :rank] * above @ axes[:, :rank].mT
         torch.testing.assert_close(prior.loading() @ prior.loading().mT, expected)
         best = prior.log_prob(math.sqrt(5) * covariance_rows(covariance)).mean()
         for _ in range(5):  # no A near it fits these moments better
