@@ -37,7 +37,7 @@ def same(a, b):
 def folder(tmp_path, monkeypatch):
     """An empty cache, in memory and on disk."""
     monkeypatch.setenv("FLOWZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "_recent", OrderedDict())
+    monkeypatch.setattr(store._STORE, "_recent", OrderedDict())
     return tmp_path / "cache" / "classifiers"
 
 
@@ -94,7 +94,7 @@ def test_it_is_trained_once_and_read_back_as_it_was(folder, monkeypatch):
 
     monkeypatch.setattr(store, "fit_classifier", refuse)
     assert stored_classifier(x, labels, SHAPE, 8) is network
-    store._recent.clear()
+    store._STORE._recent.clear()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     again = stored_classifier(x, labels, SHAPE, 8)
@@ -123,7 +123,7 @@ def test_a_damaged_file_is_replaced(folder, caplog):
     (path,) = folder.glob("*.safetensors")
     good = path.read_bytes()
     path.write_bytes(good[:100])
-    store._recent.clear()
+    store._STORE._recent.clear()
     with caplog.at_level(logging.WARNING):
         assert same(stored_classifier(x, labels, SHAPE, 8), network)
     assert "cannot be read and is trained again" in caplog.text
@@ -144,7 +144,7 @@ def test_weights_that_changed_on_disk_are_not_used(folder, caplog, monkeypatch):
     monkeypatch.setattr(store, "fit_classifier", lambda *given: network)  # the same again
     for content in (path.read_bytes(), bytes(flipped)):
         path.write_bytes(content)
-        store._recent.clear()
+        store._STORE._recent.clear()
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert same(stored_classifier(x, labels, SHAPE, 8), network)
@@ -167,7 +167,7 @@ def test_others_wait_for_the_one_that_trains(folder):
     (path,) = folder.glob("*.safetensors")
     content = path.read_bytes()
     path.unlink()
-    store._recent.clear()
+    store._STORE._recent.clear()
     found = []
     with path.with_suffix(".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

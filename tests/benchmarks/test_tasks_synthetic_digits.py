@@ -22,7 +22,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FLOWZOO_CACHE", str(folder))
-        patch.setattr(decoder_store, "_recent", OrderedDict())
+        patch.setattr(decoder_store._STORE, "_recent", OrderedDict())
         yield folder
 
 
@@ -30,7 +30,7 @@ def cache(tmp_path_factory):
 def empty(tmp_path, monkeypatch):
     """No decoder in memory, none on disk."""
     monkeypatch.setenv("FLOWZOO_CACHE", str(tmp_path))
-    monkeypatch.setattr(decoder_store, "_recent", OrderedDict())
+    monkeypatch.setattr(decoder_store._STORE, "_recent", OrderedDict())
     return tmp_path / "decoders"
 
 
@@ -98,7 +98,7 @@ def test_a_decoder_is_trained_once_and_found_by_others(empty, monkeypatch):
 
     monkeypatch.setattr(decoder_store, "fit_decoder", never)
     assert torch.equal(SyntheticDigits(**QUICK).splits(0).train, rows.train)  # from memory
-    monkeypatch.setattr(decoder_store, "_recent", OrderedDict())
+    monkeypatch.setattr(decoder_store._STORE, "_recent", OrderedDict())
     again = SyntheticDigits(**QUICK)  # from disk
     assert torch.equal(again.splits(0).train, rows.train)
     assert again.fingerprint() == first.fingerprint() and again.fit() == first.fit()
@@ -119,11 +119,11 @@ def test_a_damaged_decoder_is_trained_again(empty, monkeypatch, caplog, damage):
             tensors["0.bias"] = tensors["0.bias"] + 1
         if damage == "shape":
             tensors["0.bias"] = tensors["0.bias"][:7]
-            meta["sha256"] = decoder_store._digest(tensors)
+            meta["sha256"] = decoder_store.weight_digest(tensors)
         if damage == "fit":
             del meta["fit"]
         save_checkpoint(path, tensors, meta)
-    monkeypatch.setattr(decoder_store, "_recent", OrderedDict())
+    monkeypatch.setattr(decoder_store._STORE, "_recent", OrderedDict())
     with caplog.at_level(logging.WARNING):
         assert SyntheticDigits(**QUICK).fingerprint() == expected
     assert "trained again" in caplog.text
@@ -134,7 +134,7 @@ def test_a_damaged_decoder_is_trained_again(empty, monkeypatch, caplog, damage):
 def test_a_place_that_cannot_be_written_to_is_no_failure(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("not a folder", "utf-8")
     monkeypatch.setenv("FLOWZOO_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(decoder_store, "_recent", OrderedDict())
+    monkeypatch.setattr(decoder_store._STORE, "_recent", OrderedDict())
     with caplog.at_level(logging.WARNING):
         assert SyntheticDigits(**QUICK).splits(0).train.shape == (60, 64)
     assert "cannot be kept" in caplog.text
