@@ -468,7 +468,7 @@ def test_the_loss_follows_both_noises(spread, components):
     x, noise = rows(9, 3), rows(9, 6, seed=1)
     for progress, std, around in ((0.0, 0.4, 0.2), (0.5, 0.2, 0.1), (1.0, 0.1, 0.05)):
         at, level = copy.deepcopy(model), torch.tensor(std, dtype=F64)
-        for prior in at.atlas.parts:
+        for prior in at.atlas().parts:
             prior.noise_std.fill_(std)
         moved = x + around * noise[:, 3:]
         if spread == "data":
@@ -577,7 +577,7 @@ def test_density_integrates_to_one_and_draws_follow_it(curve, grid):
 
 
 def test_manifold_density_integrates_to_one_along_the_curve(curve):
-    part = curve.atlas.parts[0]
+    part = curve.atlas().parts[0]
     reach = 8.0 * float(part.eigenvalues()[0].detach().sqrt())
     coordinates = torch.linspace(-reach, reach, 4001, dtype=F64)[:, None]
     with torch.no_grad():
@@ -598,6 +598,23 @@ def test_reconstructions_and_draws_without_noise_lie_on_the_curve(curve):
     assert bool(((curve.reconstruct(noisy) - noisy).norm(dim=1) > 1e-4).any())
     away = (curve.reconstruct(sine(200, 7)) - sine(200, 7)).norm(dim=1).detach()
     assert float(away.median()) < 0.05
+
+
+def test_a_manifold_of_another_dimension_can_be_asked_for(curve):
+    x = rows(40)
+    torch.testing.assert_close(curve.reconstruct(x, dimension=2), x)
+    assert torch.equal(curve.reconstruct(x, dimension=1), curve.reconstruct(x))
+    codes = [curve.codes(y) for y in (x, curve.reconstruct(x, dimension=0))]
+    torch.testing.assert_close(codes[1], torch.zeros_like(x))
+    assert [curve.embed(x, k).shape[1] for k in (0, 1, 2)] == [0, 1, 2]
+    torch.testing.assert_close(curve.embed(x, 2).norm(dim=1), codes[0].norm(dim=1))
+    bare = curve.sample(4000, noise_scale=0.0, dimension=2, generator=generator())
+    spread = curve.codes(bare).double()
+    prior = curve.atlas().parts[0]
+    expected = (prior.covariance().detach() - prior.noise_std**2 * torch.eye(2)).double()
+    assert float((spread.mT @ spread / 4000 - expected).norm() / expected.norm()) < 0.1
+    with pytest.raises(ValueError, match="dimension: expected 0 to 2, got 3"):
+        curve.reconstruct(x, dimension=3)
 
 
 def test_the_dimension_is_saved_with_the_model(curve):

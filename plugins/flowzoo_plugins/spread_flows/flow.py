@@ -170,10 +170,14 @@ class SpreadFlow(FlowOverPrior):
         columns = features if rank is None else rank
         self.register_buffer("kept", torch.full((components,), columns))
 
-    @property
-    def atlas(self) -> Atlas:
-        """The parts of the prior, each with the axes that span its manifold."""
-        return Atlas(self._prior(), self.kept.tolist())
+    def atlas(self, dimension: int | None = None) -> Atlas:
+        """The parts of the prior, each with the axes that span its manifold: K, by default found.
+
+        Raises:
+            ValueError: K is outside 0..R.
+        """
+        kept: list[int] = self.kept.tolist()
+        return Atlas(self._prior(), kept if dimension is None else [dimension] * len(kept))
 
     @property
     def evaluations(self) -> Mapping[str, Evaluation]:  # type: ignore[override]
@@ -317,7 +321,7 @@ class SpreadFlow(FlowOverPrior):
         Raises:
             ValueError: x has the wrong shape, dtype or device.
         """
-        z, atlas = self.codes(x), self.atlas
+        z, atlas = self.codes(x), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
         inside = self.noise.end if self.spread == "data" else 0.0
@@ -350,25 +354,25 @@ class SpreadFlow(FlowOverPrior):
 
     def assign(self, x: Tensor) -> Tensor:
         """The part of highest posterior probability, (N,) int64."""
-        return self.atlas.assign(self.codes(x))
+        return self.atlas().assign(self.codes(x))
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Coordinates of f(x) along the leading axes of A A', (N, K).
+    def embed(self, x: Tensor, dimension: int | None = None) -> Tensor:
+        """Coordinates of f(x) along the K leading axes of A A', (N, K); K as found, or given.
 
         Of several parts those of the row's own, with zeros up to the largest K.
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device.
+            ValueError: x has the wrong shape, dtype or device, or K is outside 0..R.
         """
-        return self.atlas.coordinates(self.codes(x))
+        return self.atlas(dimension).coordinates(self.codes(x))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The point of the manifold whose code is nearest to f(x), (N, D).
+    def reconstruct(self, x: Tensor, dimension: int | None = None) -> Tensor:
+        """The point of the manifold of K dimensions whose code is nearest to f(x), (N, D).
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device.
+            ValueError: x has the wrong shape, dtype or device, or K is outside 0..R.
         """
-        return self._decode_rows(self.atlas.onto(self.codes(x)))
+        return self._decode_rows(self.atlas(dimension).onto(self.codes(x)))
 
     # -- density and draws -----------------------------------------------------------------------
 
@@ -381,7 +385,7 @@ class SpreadFlow(FlowOverPrior):
     ) -> Tensor:
         if evaluation != "manifold":
             return super()._log_prob(x, evaluation, num_samples, generator)
-        part, dimension = self.atlas.parts[0], int(self.kept)
+        part, dimension = self.atlas().parts[0], int(self.kept)
         with torch.no_grad():
             coordinates = part.project(self._encode(x)[0], dimension)
             directions = part.axes().vectors[:, :dimension]
@@ -396,16 +400,22 @@ class SpreadFlow(FlowOverPrior):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         noise_scale: float = 1.0,
+        dimension: int | None = None,
     ) -> Tensor:
         """``num`` draws, (num, D), at ``temperature`` along the manifold, ``noise_scale`` around.
 
+        ``dimension`` is the K of the manifold in place of the one found; all draws of the model at
+        temperature and noise_scale 1 have one law, whatever K.
+
         Raises:
-            ValueError: ``num`` or ``noise_scale`` is negative, or ``temperature`` not positive.
+            ValueError: ``num`` or ``noise_scale`` is negative, ``temperature`` not positive, or K
+                outside 0..R.
         """
         check_draw(num, temperature)
         scale = check_number("noise_scale", noise_scale)
         with torch.no_grad():
-            return self._decode_rows(self.atlas.sample(num, temperature, scale, generator))
+            codes = self.atlas(dimension).sample(num, temperature, scale, generator)
+            return self._decode_rows(codes)
 
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         return self.sample(num, temperature=temperature, generator=generator)
