@@ -24,7 +24,7 @@ from flowzoo.priors import Product, StandardNormal, build_prior
 from flowzoo.registry import build_part
 from flowzoo.training.injective import InjectiveTraining
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_rows
+from flowzoo.validation import check_draw, check_rows
 
 Frame = Literal["none", "pca", "rotation"]
 _TRAINING: Mapping[str, Any] = {"epochs": 100, "lr": 1e-4, "batch_size": 128, "patience": 10}
@@ -62,7 +62,7 @@ class FlowOverPrior(Mixture):
     """
 
     evaluations: Mapping[str, Evaluation] = {"exact": Evaluation()}
-    capabilities: ClassVar[frozenset[str]] = frozenset({"sample_and_log_prob", "embed"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"sample_and_log_prob", "embed", "codes"})
 
     def __init__(
         self,
@@ -119,6 +119,24 @@ class FlowOverPrior(Mixture):
         """
         check_rows("x", x, self.features, self._reference())
         return self._thickened().injection.reconstruct(x)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """f(x) whole, (N, D): what the prior is a density of.
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device.
+        """
+        return self._encode(check_rows("x", x, self.features, self._reference()))[0]
+
+    @torch.no_grad()
+    def sample_codes(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of the prior, (num, D).
+
+        Raises:
+            ValueError: ``num`` is negative.
+        """
+        check_draw(num, 1.0)
+        return self.prior.sample(num, generator=generator)
 
     def transform_layers(self, x: Tensor) -> list[Tensor]:
         """The data after the frame and each of ``base_flow.layers()``, from x to z, each (N, D).

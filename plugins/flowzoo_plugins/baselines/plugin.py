@@ -80,7 +80,7 @@ GLOBAL = PluginSpec(
             },
             "methods": ["reconstruct"],
         },
-        "methods": ["sample_and_log_prob", "embed", "transform_layers"],
+        "methods": ["sample_and_log_prob", "embed", "codes", "transform_layers"],
         "trained": True,
         "packable": "where the base flow is",
     },

@@ -17,7 +17,7 @@ from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_number, check_positive, check_rows
+from flowzoo.validation import check_draw, check_number, check_positive
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import collapse_message
@@ -333,24 +333,6 @@ class SpreadFlow(FlowOverPrior):
         return found
 
     # -- codes and the manifold ------------------------------------------------------------------
-
-    def codes(self, x: Tensor) -> Tensor:
-        """f(x), (N, D).
-
-        Raises:
-            ValueError: x has the wrong shape, dtype or device.
-        """
-        return self._encode(check_rows("x", x, self.features, self._reference()))[0]
-
-    def sample_codes(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of the prior with its noise, (num, D).
-
-        Raises:
-            ValueError: ``num`` is negative.
-        """
-        check_draw(num, 1.0)
-        with torch.no_grad():
-            return self.prior.sample(num, generator=generator)
 
     def assign(self, x: Tensor) -> Tensor:
         """The part of highest posterior probability, (N,) int64."""
