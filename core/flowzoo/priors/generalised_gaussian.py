@@ -32,7 +32,8 @@ class GeneralisedGaussian(Prior):
     A is lower triangular and starts as the identity; its rank is the dimension of the plane that
     the noise is spread around, and shows in the eigenvalues of A A'. Only D (D + 1) / 2 of the
     D x D entries of ``weight`` take part. One Cholesky factor a call, in float64: O(D^3). With
-    ``rank`` R only the first R columns of A exist and the cost is O(D R^2).
+    ``rank`` R only the first R columns of A exist and the cost is O(D R^2). Digits go where an
+    eigenvalue of A A' is above some 1e12 sigma^2.
 
     Source: Zhang et al. (2023), Spread Flows for Manifold Modelling, section 3 and eq. 12. The mean
     and the low-rank form are ours.
@@ -49,7 +50,7 @@ class GeneralisedGaussian(Prior):
     Example:
         >>> prior = GeneralisedGaussian(3, noise_std=0.1)
         >>> prior.eigenvalues()
-        tensor([1., 1., 1.])
+        tensor([1., 1., 1.], dtype=torch.float64)
     """
 
     noise_knob: ClassVar[bool] = True
@@ -192,9 +193,17 @@ class GeneralisedGaussian(Prior):
         root: Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.mT
         return root.to(self.weight.dtype)
 
-    def eigenvalues(self) -> Tensor:
-        """Of A A', (D,), largest first; zeros beyond the R-th."""
-        values = torch.linalg.svdvals(self.loading().double()).square().to(self.weight.dtype)
+    def eigenvalues(self, noise: Tensor | None = None) -> Tensor:
+        """Of A A', (D,) float64, largest first; zeros beyond the R-th.
+
+        With ``noise`` N (D, D), positive definite, of N^-1 A A': variance over that noise's, which
+        no linear map of the space changes.
+        """
+        loading = self.loading().double()
+        if noise is not None:
+            lower = torch.linalg.cholesky(noise.double())
+            loading = torch.linalg.solve_triangular(lower, loading, upper=False)
+        values = torch.linalg.svdvals(loading).square()
         return torch.cat([values, values.new_zeros(self.features - self.rank)])
 
     def axes(self) -> Axes:

@@ -137,9 +137,10 @@ class GeneralisedGaussianMixture(Prior):
         parts = range(self.components)
         return self._chosen(uniform, [self.part(k).from_normal(noise[:, 1:]) for k in parts])
 
-    def eigenvalues(self) -> Tensor:
-        """Of each A_k A_k', (K, D), largest first."""
-        return torch.stack([self.part(k).eigenvalues() for k in range(self.components)])
+    def eigenvalues(self, noise: Tensor | None = None) -> Tensor:
+        """Of each A_k A_k', (K, D) float64, largest first; over the noise (K, D, D) where given."""
+        each = [None] * self.components if noise is None else list(noise)
+        return torch.stack([self.part(k).eigenvalues(one) for k, one in enumerate(each)])
 
     @torch.no_grad()
     def start(self, z: Tensor, generator: torch.Generator) -> None:
@@ -162,7 +163,8 @@ class GeneralisedGaussianMixture(Prior):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a start, which training goes on
-            model.fit(z[:_ROWS].double().cpu().numpy())
+            chosen = torch.randperm(len(z), generator=generator, device=generator.device)[:_ROWS]
+            model.fit(z[chosen.to(z.device)].double().cpu().numpy())
         means, covariances, weights = (
             torch.as_tensor(found).to(z)
             for found in (model.means_, model.covariances_, model.weights_)

@@ -13,14 +13,15 @@ def collapse_message(means: Mapping[str, float]) -> str | None:
     r"""A warning where the loss has passed its floor H(sigma epsilon), or come down to it; or None.
 
     -E log p(z + sigma epsilon) is at least the entropy of the noise. At it no axis of A A' is left
-    above sigma^2; below it can only be what is no noise, as a constant offset.
+    above sigma^2; below it, by more than chance, can only be what is no noise, as an offset. The
+    floor is that of the noise drawn, so that chance is small.
     """
     surrogate, floor = means["surrogate"], means["floor"]
-    if surrogate >= floor + _ONE_AXIS:
+    if not (math.isfinite(surrogate) and math.isfinite(floor)) or surrogate >= floor + _ONE_AXIS:
         return None
-    where = "passed" if surrogate < floor else "reached"
+    where = "passed" if surrogate < floor - _ONE_AXIS else "reached"
     return (
         f"collapse: the loss without entropy, {surrogate:.2f} nats, has {where} its floor "
-        f"{floor:.2f}, the entropy of the noise; codes have shrunk to the noise and the spectrum "
-        f"tells no dimension"
+        f"{floor:.2f}, the entropy of the noise; codes are no wider than the noise and the "
+        f"spectrum tells no dimension"
     )

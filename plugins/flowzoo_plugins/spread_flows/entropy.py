@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def mixture_log_prob(z: Tensor, noise_std: Tensor) -> Tensor:
-    r"""log-density of each row of z under equal Gaussians at all of them, (N,), nats.
+def mixture_log_prob(z: Tensor, noise_std: Tensor, centres: Tensor | None = None) -> Tensor:
+    r"""log-density of each row of z under equal Gaussians at all centres, (N,), nats.
 
     .. math:: \log \hat q(z^n) = \log \tfrac1N \sum_m N(z^n; z^m, \sigma^2 I)
 
@@ -20,13 +20,17 @@ def mixture_log_prob(z: Tensor, noise_std: Tensor) -> Tensor:
     Args:
         z: (N, D).
         noise_std: sigma, ().
+        centres: (M, D); the rows of z themselves when None.
     """
     exact, variance = z.double(), noise_std.double().square()
-    norms = exact.square().sum(dim=1)
-    squares = (norms[:, None] + norms[None, :] - 2.0 * exact @ exact.mT).clamp(min=0.0)
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    squares = torch.where(own, torch.zeros_like(squares), squares)  # zero, whatever the rounding
-    total = torch.logsumexp(-0.5 * squares / variance, dim=1) - math.log(max(1, len(z)))
+    others = exact if centres is None else centres.double()
+    norms, other_norms = exact.square().sum(dim=1), others.square().sum(dim=1)
+    squares = norms[:, None] + other_norms[None, :] - 2.0 * exact @ others.mT
+    squares = squares.clamp(min=0.0)
+    if centres is None:  # a row's own distance is zero, whatever the rounding
+        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        squares = torch.where(own, torch.zeros_like(squares), squares)
+    total = torch.logsumexp(-0.5 * squares / variance, dim=1) - math.log(max(1, len(others)))
     constant = 0.5 * z.shape[1] * (math.log(2.0 * math.pi) + variance.log())
     return (total - constant).to(z.dtype)
 
@@ -34,3 +38,12 @@ def mixture_log_prob(z: Tensor, noise_std: Tensor) -> Tensor:
 def noise_entropy(features: int, noise_std: Tensor) -> Tensor:
     """H(sigma epsilon) = (D/2) log 2 pi e sigma^2, (), nats: the least of codes with noise."""
     return features * (0.5 * math.log(2.0 * math.pi * math.e) + noise_std.log())
+
+
+def drawn_noise_entropy(noise: Tensor, noise_std: Tensor) -> Tensor:
+    """-log N(sigma epsilon; 0, sigma^2 I) of epsilon as drawn, (N,); in the mean its entropy.
+
+    Beside a loss with the same draws it has the same chance in it.
+    """
+    drawn = 0.5 * (noise.square().sum(dim=1) - noise.shape[1])
+    return noise_entropy(noise.shape[1], noise_std) + drawn

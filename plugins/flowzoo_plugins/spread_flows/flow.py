@@ -21,8 +21,10 @@ from flowzoo.validation import check_draw, check_number, check_positive
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import collapse_message
-from flowzoo_plugins.spread_flows.entropy import mixture_log_prob, noise_entropy
+from flowzoo_plugins.spread_flows.entropy import drawn_noise_entropy, mixture_log_prob
 from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
+from flowzoo_plugins.spread_flows.noise_seen import noise_in_parts
+from flowzoo_plugins.spread_flows.start import start_prior
 
 Entropy = Literal["drop", "kde"]
 Spread = Literal["latent", "data", "offset"]
@@ -112,6 +114,7 @@ class SpreadFlow(FlowOverPrior):
 
     centres: Tensor  # (M, D), rows whose codes' entropy the validation objective takes
     kept: Tensor  # (K,) int64, axes of each part that span its manifold
+    seen_noise: Tensor  # (K, D, D), covariance of the noise in each part's codes
 
     def __init__(
         self,
@@ -156,6 +159,8 @@ class SpreadFlow(FlowOverPrior):
         prior = {"name": "generalised-gaussian", "rank": rank, "noise_std": self.noise.end}
         if components > 1:
             prior |= {"name": "generalised-gaussian-mixture", "components": components}
+        else:
+            prior |= {"learn_mean": start == "principal"}
         super().__init__(features, base_flow=flow, prior=prior, frame=frame)
         self.training_options = TrainingOptions.of(training, _TRAINING)
         self.entropy, self.spread, self.start = entropy, spread, start
@@ -169,6 +174,8 @@ class SpreadFlow(FlowOverPrior):
         self.register_buffer("centres", torch.zeros(_CENTRES, features))
         columns = features if rank is None else rank
         self.register_buffer("kept", torch.full((components,), columns))
+        own = self.noise.end**2 * torch.eye(features).expand(components, -1, -1)
+        self.register_buffer("seen_noise", own.clone())
 
     def atlas(self, dimension: int | None = None) -> Atlas:
         """The parts of the prior, each with the axes that span its manifold: K, by default found.
@@ -193,7 +200,7 @@ class SpreadFlow(FlowOverPrior):
     def _flow_stages(self) -> tuple[Stage, ...]:
         options = self.training_options
         decay = options.weight_decay
-        noisy = self.data_noise.start > 0.0
+        noisy = self.data_noise.start > 0.0 and self.spread != "data"  # with noise of its own
         training = options.stage(
             "maximum-likelihood",
             self._loss,
@@ -216,31 +223,34 @@ class SpreadFlow(FlowOverPrior):
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         """Choose the centres, and A by the codes' moments where they are asked for."""
         order = torch.randperm(len(x_train), generator=generator, device=generator.device)
-        rows = order.to(x_train.device)[torch.arange(_CENTRES, device=x_train.device) % len(order)]
-        self.centres.copy_(x_train[rows])
+        order = order.to(x_train.device)
+        self.centres.copy_(x_train[order[torch.arange(_CENTRES, device=order.device) % len(order)]])
         if self.start == "identity":
             return
+        x = x_train[order[:_ROWS]]
+        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         with as_in_training(self):
-            z = self._encode(x_train[:_ROWS])[0]
-        prior = self._prior()
-        if isinstance(prior, GeneralisedGaussianMixture):
-            prior.start(z, generator)
-        else:
-            exact = z.double()  # moments about 0, where mu stays
-            moments = exact.mT @ exact / len(exact)
-            moments.diagonal().add_(prior.noise_std.double().square())
-            prior.start(exact.mean(dim=0), moments)
+            z = self._encode(x + self._data_std(0.0) * noise)[0]
+        inside = 0.0 if self.spread == "data" else self.noise.end
+        start_prior(self._prior(), z, inside, generator)
 
     @torch.no_grad()
     def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        """Measure the noise in each part's codes, and count the axes above it."""
+        std = self._data_std(1.0)
+        seen = torch.zeros_like(self.seen_noise, dtype=torch.float64)
+        if self.spread != "data":
+            seen.diagonal(dim1=1, dim2=2).fill_(self.noise.end**2)
+        if std > 0.0:
+            order = torch.randperm(len(x_train), generator=generator, device=generator.device)
+            x = x_train[order.to(x_train.device)[:_ROWS]]
+            seen += noise_in_parts(self._encode_rows, x, self.assign(x), std, seen, generator)
+        self.seen_noise.copy_(seen)
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         std = self._std(self.noise.at(progress))
-        around = self.data_noise.at(progress)
-        if around > 0.0:
-            x = x + around * noise[:, self.features :]
-        z, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
+        z, cross, log_abs_det = self._spread(x, noise, std, self._data_std(progress))
         if self.entropy == "kde":
             cross = cross + mixture_log_prob(z, std)
         return cross - log_abs_det
@@ -251,7 +261,7 @@ class SpreadFlow(FlowOverPrior):
         The entropy of the rows themselves would depend on how many are looked at together.
         """
         std = self._std(self.noise.end)
-        _, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
+        _, cross, log_abs_det = self._spread(x, noise, std, self._data_std(1.0))
         value = cross - log_abs_det
         if self.entropy == "kde":
             centres = self._encode(self.centres)[0]
@@ -259,29 +269,44 @@ class SpreadFlow(FlowOverPrior):
         return value
 
     def _monitor(self, x: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
-        """The loss without entropy, the entropy of codes and noise, the floor; nats, (N,) each.
+        """The loss without entropy, the entropy, the floor; nats, (N,) each.
 
         Noise on the codes has entropy H(sigma epsilon) whatever f does, and the loss takes off
         log|det J|; noise on the data comes under f itself.
         """
         std = self._std(self.noise.end)
-        z, cross, log_abs_det = self._spread(x, noise[:, : self.features], std)
-        floor = noise_entropy(self.features, std).expand(len(x))
+        z, cross, log_abs_det = self._spread(x, noise, std, self._data_std(1.0))
+        floor = drawn_noise_entropy(noise[:, : self.features], std)
+        clean = self._encode(x)[0] if self.spread == "data" else None
         return {
             "surrogate": cross - log_abs_det,
-            "entropy": -mixture_log_prob(z, std),
+            "entropy": -mixture_log_prob(z, std, clean),
             "floor": floor if self.spread == "data" else floor - log_abs_det,
         }
 
-    def _spread(self, x: Tensor, noise: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes z (N, D), -log p of the spread codes (N,) and log|det dz/dx| (N,)."""
+    def _spread(
+        self, x: Tensor, noise: Tensor, std: Tensor, data_std: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes z (N, D), -log p of the spread codes (N,) and log|det dz/dx| (N,).
+
+        The first D columns of ``noise`` are those of the spread; more noise on the data has the
+        next, or none of its own where the spread is on the data too.
+        """
+        first = noise[:, : self.features]
         if self.spread == "data":
-            x = x + std * noise
+            x = x + data_std * first
+        elif data_std > 0.0:
+            x = x + data_std * noise[:, self.features :]
         z, log_abs_det = self._encode(x)
         spread = z
         if self.spread != "data":
-            spread = z + std * (noise if self.spread == "latent" else torch.ones_like(noise))
+            spread = z + std * (first if self.spread == "latent" else torch.ones_like(first))
         return z, -self._prior().log_prob(spread, noise_std=std), log_abs_det
+
+    def _data_std(self, progress: float) -> float:
+        """Of all noise on the data at a share ``progress`` of the training."""
+        spread = self.noise.at(progress) if self.spread == "data" else 0.0
+        return math.hypot(spread, self.data_noise.at(progress))
 
     def _std(self, value: float) -> Tensor:
         """sigma as a tensor of the prior's dtype and device: its own, scaled."""
@@ -296,9 +321,15 @@ class SpreadFlow(FlowOverPrior):
 
     @torch.no_grad()
     def spectrum(self) -> Tensor:
-        """Eigenvalues of A A' over sigma^2, largest first, (D,), or (K, D) with K parts."""
+        """Variance over noise along the axes of the prior, largest first, (D,); (K, D) of K parts.
+
+        Eigenvalues of A A' over sigma^2, where noise is on the codes. Noise on the data counts as
+        codes see it, so that no linear map that f ends in and A takes back changes them.
+        """
         prior = self._prior()
-        return prior.eigenvalues() / prior.noise_std.square()
+        if isinstance(prior, GeneralisedGaussian):
+            return prior.eigenvalues(self.seen_noise[0]).to(prior.weight.dtype)
+        return prior.eigenvalues(self.seen_noise).to(prior.logits.dtype)
 
     def spectrum_rank(self) -> SpectrumRank:
         """The dimension with how far it can be trusted: see ``flowzoo.dimension``."""
@@ -316,7 +347,8 @@ class SpreadFlow(FlowOverPrior):
 
         Unlike the eigenvalues of A A' it does not change when f squeezes codes and A follows, and
         it sees a sphere as it is, which no plane holds without one more axis. Its noise is what
-        training adds to the data, or else the thinnest direction. O(D^3) a row.
+        training adds to the data; where that is none the thinnest direction, and the answer is
+        below D. O(D^3) a row.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device.
@@ -324,8 +356,7 @@ class SpreadFlow(FlowOverPrior):
         z, atlas = self.codes(x), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
-        inside = self.noise.end if self.spread == "data" else 0.0
-        noise_std = math.hypot(inside, self.data_noise.end) or None
+        noise_std = self._data_std(1.0) or None
         for index, part in enumerate(atlas.parts):
             rows = torch.nonzero(chart == index)[:, 0]
             lengths = pushed_lengths(self._decode_rows, z[rows], part.root())
@@ -401,6 +432,9 @@ class SpreadFlow(FlowOverPrior):
 
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         return self.sample(num, temperature=temperature, generator=generator)
+
+    def _encode_rows(self, x: Tensor) -> Tensor:
+        return self._encode(x)[0]
 
     def _decode_rows(self, z: Tensor) -> Tensor:
         return self._decode(z)[0]

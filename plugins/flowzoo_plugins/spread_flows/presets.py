@@ -64,7 +64,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 """The same nets, log-scales as they are: section 5's flow with a fixed prior."""
 
 TRAINING: dict[str, dict[str, Any]] = {
-    "toy": {"steps": 10_000, "batch_size": 100, "lr": 3e-4},
+    "toy": {"steps": 10_000, "batch_size": 100, "lr": 3e-4, "schedule": "constant"},
     "s-curve": {
         "steps": 200_000,
         "batch_size": 500,
@@ -86,6 +86,7 @@ TRAINING: dict[str, dict[str, Any]] = {
         "steps": 50_000,
         "batch_size": 100,
         "lr": 3e-4,
+        "schedule": "constant",
         "weight_decay": 0.5,
     },
     "mnist": {

@@ -1,0 +1,32 @@
+"""Where the prior starts: at the moments of the codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
+
+
+def start_prior(
+    prior: GeneralisedGaussian | GeneralisedGaussianMixture,
+    z: Tensor,
+    noise_std: float,
+    generator: torch.Generator,
+) -> None:
+    """Take mu and A by the moments of codes under noise; of several parts by EM. In place.
+
+    Args:
+        prior: where the moments go.
+        z: codes, (N, D).
+        noise_std: of noise that training adds to them, and that they do not have yet.
+        generator: of EM's start.
+    """
+    if isinstance(prior, GeneralisedGaussianMixture):
+        prior.start(z, generator)
+        return
+    mean = z.double().mean(dim=0)
+    about = z.double() - mean
+    moments = about.mT @ about / len(z)
+    moments.diagonal().add_(noise_std**2)
+    prior.start(mean, moments)
