@@ -254,8 +254,8 @@ def test_a_flow_that_changes_volume_keeps_its_log_det():
     torch.testing.assert_close(stage.loss(x, noise, 1.0), cross - volume, rtol=1e-6, atol=1e-6)
     watched = stage.monitor(x, noise)
     torch.testing.assert_close(watched["surrogate"], cross - volume, rtol=1e-6, atol=1e-6)
-    std = torch.tensor(0.01, dtype=F64)
-    torch.testing.assert_close(watched["floor"], noise_entropy(3, std) - volume, rtol=1e-6, atol=0)
+    drawn = -Normal(0.0, 0.01).log_prob(0.01 * noise).sum(dim=1)
+    torch.testing.assert_close(watched["floor"], drawn - volume, rtol=1e-6, atol=1e-6)
 
 
 def test_with_its_log_det_a_scale_is_not_rewarded():
@@ -366,7 +366,8 @@ def test_training_tells_when_the_loss_passes_the_floor():
         found[spread] = stage.curve[-1].monitored
         assert found[spread].keys() == {"surrogate", "entropy", "floor"}
     floor = noise_entropy(4, torch.tensor(0.1)).item()
-    assert found["latent"]["floor"] == pytest.approx(floor, abs=1e-5)
+    assert found["offset"]["floor"] == pytest.approx(floor, abs=1e-5)  # no noise, no chance
+    assert found["latent"]["floor"] == pytest.approx(floor, abs=4 * math.sqrt(2.0 / 200))
     assert found["offset"]["surrogate"] < floor - 0.5 < floor < found["latent"]["surrogate"]
 
 
@@ -374,13 +375,38 @@ def test_collapse_message():
     means = {"surrogate": -4.0, "floor": -5.0}
     assert collapse_message(means) is None
     assert "reached" in collapse_message({**means, "surrogate": -4.9})
-    assert "passed" in collapse_message({**means, "surrogate": -5.1})
+    assert "reached" in collapse_message({**means, "surrogate": -5.1})  # chance
+    assert "passed" in collapse_message({**means, "surrogate": -5.5})
     assert collapse_message({**means, "floor": -6.0}) is None
+    for unknown in (math.nan, math.inf, -math.inf):
+        assert collapse_message({**means, "surrogate": unknown}) is None
+        assert collapse_message({**means, "floor": unknown}) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"entropy": "drop"}, {"spread": "data"}, {"spread": "data", "data_noise": 0.05}],
+)
+def test_the_floor_has_the_chance_of_the_loss(options):
+    """Codes at one point: the loss is that of the noise drawn, D = 1024 columns of it."""
+    model = model_of(Diagonal(*[0.0] * 1024), 1024, rank=1, **options)
+    with torch.no_grad():
+        model.prior.weight.zero_()
+    if options.get("data_noise"):  # more noise than the prior has around it
+        model.prior.noise_std.mul_(math.sqrt(26.0))
+        model.noise, model.data_noise = Annealing.of(0.01 * math.sqrt(26.0)), Annealing.of(0.0)
+    noise = rows(20, 1024)
+    watched = objective(model).monitor(torch.zeros(20, 1024, dtype=F64), noise)
+    torch.testing.assert_close(watched["surrogate"], watched["floor"], rtol=1e-6, atol=0)
+    expected = noise_entropy(1024, model.prior.noise_std)
+    assert float((watched["floor"] - expected).abs().max()) > 10.0
+    means = {name: float(value.mean()) for name, value in watched.items()}
+    assert "reached its floor" in collapse_message(means)
 
 
 def test_the_public_code_has_1168572_parameters():
     with torch.device("meta"):
-        model = SpreadFlow(1024, base_flow=PRESETS["fading-square-code"], frame="none")
+        model = SpreadFlow(1024, base_flow=PRESETS["fading-square-code"], start="identity")
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     assert sum(trained) == 1_168_572
     assert model.prior.weight.shape == (1024, 1024)
@@ -430,7 +456,7 @@ def test_principal_start_takes_the_second_moments_of_the_codes(rank):
     columns = rank or 4
     assert found["identity"][0].tolist() == pytest.approx([1.0] * columns + [0.0] * (4 - columns))
     values, codes = found["principal"]
-    expected = torch.linalg.eigvalsh(codes.mT @ codes / 500).flip(0)[:columns]
+    expected = torch.linalg.eigvalsh(codes.mT.cov(correction=0)).flip(0)[:columns]
     torch.testing.assert_close(values[:columns], expected, atol=5e-4, rtol=0)
 
 
@@ -464,26 +490,25 @@ def test_the_loss_follows_both_noises(spread, components):
         spread=spread,
     )
     stage = objective(model)
-    assert stage.noise_features == 6
-    x, noise = rows(9, 3), rows(9, 6, seed=1)
+    assert stage.noise_features == (3 if spread == "data" else 6)
+    x, noise = rows(9, 3), rows(9, stage.noise_features, seed=1)
     for progress, std, around in ((0.0, 0.4, 0.2), (0.5, 0.2, 0.1), (1.0, 0.1, 0.05)):
         at, level = copy.deepcopy(model), torch.tensor(std, dtype=F64)
         for prior in at.atlas().parts:
             prior.noise_std.fill_(std)
-        moved = x + around * noise[:, 3:]
-        if spread == "data":
-            expected = -at.log_prob(moved + std * noise[:, :3])  # plain maximum likelihood
+        if spread == "data":  # plain maximum likelihood, both noises in one draw
+            expected = -at.log_prob(x + math.hypot(std, around) * noise)
         else:
-            z = at.codes(moved)
+            z = at.codes(x + around * noise[:, 3:])
             expected = mixture_log_prob(z, level) - at.prior.log_prob(z + std * noise[:, :3])
         found = stage.loss(x, noise, progress)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    # what is validated has the last sigma, and does not depend on the batch
-    step = 0.1 * noise[:, :3]
+    # what is validated has both last noises, and does not depend on the batch
     if spread == "data":
-        cross = -model.log_prob(x + step)
+        cross = -model.log_prob(x + math.hypot(0.1, 0.05) * noise)
     else:
-        cross = -model.prior.log_prob(model.codes(x) + step)
+        codes = model.codes(x + 0.05 * noise[:, 3:])
+        cross = -model.prior.log_prob(codes + 0.1 * noise[:, :3])
     whole = stage.validate(x, noise)
     torch.testing.assert_close(whole[:4], stage.validate(x[:4], noise[:4]))
     torch.testing.assert_close(whole - whole[0], cross - cross[0], rtol=1e-5, atol=1e-5)
@@ -605,12 +630,12 @@ def test_a_manifold_of_another_dimension_can_be_asked_for(curve):
     torch.testing.assert_close(curve.reconstruct(x, dimension=2), x)
     assert torch.equal(curve.reconstruct(x, dimension=1), curve.reconstruct(x))
     codes = [curve.codes(y) for y in (x, curve.reconstruct(x, dimension=0))]
-    torch.testing.assert_close(codes[1], torch.zeros_like(x))
+    torch.testing.assert_close(codes[1], curve.prior.mean.expand_as(x))
     assert [curve.embed(x, k).shape[1] for k in (0, 1, 2)] == [0, 1, 2]
-    torch.testing.assert_close(curve.embed(x, 2).norm(dim=1), codes[0].norm(dim=1))
+    torch.testing.assert_close(curve.embed(x, 2).norm(dim=1), (codes[0] - curve.prior.mean).norm(dim=1))
     bare = curve.sample(4000, noise_scale=0.0, dimension=2, generator=generator())
-    spread = curve.codes(bare).double()
     prior = curve.atlas().parts[0]
+    spread = curve.codes(bare) - prior.mean
     expected = (prior.covariance().detach() - prior.noise_std**2 * torch.eye(2)).double()
     assert float((spread.mT @ spread / 4000 - expected).norm() / expected.norm()) < 0.1
     with pytest.raises(ValueError, match="dimension: expected 0 to 2, got 3"):
