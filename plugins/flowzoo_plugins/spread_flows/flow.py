@@ -21,13 +21,12 @@ from flowzoo.validation import check_draw, check_number, check_positive
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import collapse_message
-from flowzoo_plugins.spread_flows.entropy import drawn_noise_entropy, mixture_log_prob
+from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
-from flowzoo_plugins.spread_flows.noise_seen import noise_in_parts
+from flowzoo_plugins.spread_flows.objective import Spread, SpreadRows, spread_rows, watched
 from flowzoo_plugins.spread_flows.start import start_prior
 
 Entropy = Literal["drop", "kde"]
-Spread = Literal["latent", "data", "offset"]
 Start = Literal["principal", "identity"]
 _ROWS = 20_000  # of the training data that a start looks at
 _CENTRES = 256  # codes whose entropy the validation objective takes
@@ -54,7 +53,8 @@ class SpreadFlow(FlowOverPrior):
 
     .. math:: \log p(x) = \log N(f(x); 0, A A^\top + \sigma^2 I) + \log\lvert\det J_f(x)\rvert
 
-    at spread data, bounded for any f.
+    at spread data, bounded for any f. Nothing then flattens the codes either: in a few columns f
+    may curl them up to fill the space, and ``local_dimension`` tells what the eigenvalues do not.
 
     Evaluations: ``exact``, the density in R^D of :math:`f^{-1}(\tilde z)`, which ``sample`` draws
     from; ``manifold``, the density against surface area at ``reconstruct(x)``, where the learned
@@ -73,9 +73,10 @@ class SpreadFlow(FlowOverPrior):
             has no width without end.
         frame: ``rotation`` turns the data to their principal axes before the base flow, ``pca``
             whitens them, ``none`` leaves them.
-        noise: sigma, or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
+        noise: sigma, in units of the data: far below their extent, above what noise they have. Or
+            ``{"start", "end", "hold", "until"}``, see ``Annealing``.
         data_noise: the same, of more noise added to the data in training; 0 for none.
-        spread: ``data``, ``latent``, or ``offset``: sigma itself added to every code, as the
+        spread: ``latent``, ``data``, or ``offset``: sigma itself added to every code, as the
             paper's code does.
         entropy: ``drop`` or ``kde``; by default ``drop`` for noise on the data, else ``kde``.
         rank: columns of A; D when None.
@@ -114,7 +115,6 @@ class SpreadFlow(FlowOverPrior):
 
     centres: Tensor  # (M, D), rows whose codes' entropy the validation objective takes
     kept: Tensor  # (K,) int64, axes of each part that span its manifold
-    seen_noise: Tensor  # (K, D, D), covariance of the noise in each part's codes
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class SpreadFlow(FlowOverPrior):
         frame: Frame = "rotation",
         noise: float | Mapping[str, Any] | Annealing = 0.01,
         data_noise: float | Mapping[str, Any] | Annealing = 0.0,
-        spread: Spread = "data",
+        spread: Spread = "latent",
         entropy: Entropy | None = None,
         rank: int | None = None,
         components: int = 1,
@@ -150,6 +150,10 @@ class SpreadFlow(FlowOverPrior):
             )
         if check_positive("components", components) > 1 and start != "principal":
             raise ValueError("start: expected 'principal' with components, or all stay alike")
+        if spread == "data" and frame == "pca":
+            raise ValueError(
+                "frame: expected 'none' or 'rotation' for noise on the data, whitening changes it"
+            )
         flow: BaseFlow = build_part("base-flow", base_flow, features=features)
         if isinstance(flow, Injection):
             raise ValueError(f"base_flow: expected a bijection of R^{features}, got an injection")
@@ -174,8 +178,6 @@ class SpreadFlow(FlowOverPrior):
         self.register_buffer("centres", torch.zeros(_CENTRES, features))
         columns = features if rank is None else rank
         self.register_buffer("kept", torch.full((components,), columns))
-        own = self.noise.end**2 * torch.eye(features).expand(components, -1, -1)
-        self.register_buffer("seen_noise", own.clone())
 
     def atlas(self, dimension: int | None = None) -> Atlas:
         """The parts of the prior, each with the axes that span its manifold: K, by default found.
@@ -236,72 +238,33 @@ class SpreadFlow(FlowOverPrior):
 
     @torch.no_grad()
     def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        """Measure the noise in each part's codes, and count the axes above it."""
-        std = self._data_std(1.0)
-        seen = torch.zeros_like(self.seen_noise, dtype=torch.float64)
-        if self.spread != "data":
-            seen.diagonal(dim1=1, dim2=2).fill_(self.noise.end**2)
-        if std > 0.0:
-            order = torch.randperm(len(x_train), generator=generator, device=generator.device)
-            x = x_train[order.to(x_train.device)[:_ROWS]]
-            seen += noise_in_parts(self._encode_rows, x, self.assign(x), std, seen, generator)
-        self.seen_noise.copy_(seen)
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
-        std = self._std(self.noise.at(progress))
-        z, cross, log_abs_det = self._spread(x, noise, std, self._data_std(progress))
+        rows = self._spread(x, noise, progress)
         if self.entropy == "kde":
-            cross = cross + mixture_log_prob(z, std)
-        return cross - log_abs_det
+            std = self._std(self.noise.at(progress))
+            return rows.surrogate + mixture_log_prob(rows.z, std)
+        return rows.surrogate
 
     def _objective(self, x: Tensor, noise: Tensor) -> Tensor:
         """What is validated: the loss at the final noise, its entropy that of the centres.
 
         The entropy of the rows themselves would depend on how many are looked at together.
         """
-        std = self._std(self.noise.end)
-        _, cross, log_abs_det = self._spread(x, noise, std, self._data_std(1.0))
-        value = cross - log_abs_det
+        value = self._spread(x, noise, 1.0).surrogate
         if self.entropy == "kde":
             centres = self._encode(self.centres)[0]
-            value = value + mixture_log_prob(centres, std).mean()
+            value = value + mixture_log_prob(centres, self._std(self.noise.end)).mean()
         return value
 
     def _monitor(self, x: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
-        """The loss without entropy, the entropy, the floor; nats, (N,) each.
+        level = self._data_std(1.0) if self.spread == "data" else self.noise.end
+        return watched(self._spread(x, noise, 1.0), x, noise, self.spread, self._std(level))
 
-        Noise on the codes has entropy H(sigma epsilon) whatever f does, and the loss takes off
-        log|det J|; noise on the data comes under f itself.
-        """
-        std = self._std(self.noise.end)
-        z, cross, log_abs_det = self._spread(x, noise, std, self._data_std(1.0))
-        floor = drawn_noise_entropy(noise[:, : self.features], std)
-        clean = self._encode(x)[0] if self.spread == "data" else None
-        return {
-            "surrogate": cross - log_abs_det,
-            "entropy": -mixture_log_prob(z, std, clean),
-            "floor": floor if self.spread == "data" else floor - log_abs_det,
-        }
-
-    def _spread(
-        self, x: Tensor, noise: Tensor, std: Tensor, data_std: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes z (N, D), -log p of the spread codes (N,) and log|det dz/dx| (N,).
-
-        The first D columns of ``noise`` are those of the spread; more noise on the data has the
-        next, or none of its own where the spread is on the data too.
-        """
-        first = noise[:, : self.features]
-        if self.spread == "data":
-            x = x + data_std * first
-        elif data_std > 0.0:
-            x = x + data_std * noise[:, self.features :]
-        z, log_abs_det = self._encode(x)
-        spread = z
-        if self.spread != "data":
-            spread = z + std * (first if self.spread == "latent" else torch.ones_like(first))
-        return z, -self._prior().log_prob(spread, noise_std=std), log_abs_det
+    def _spread(self, x: Tensor, noise: Tensor, progress: float) -> SpreadRows:
+        std, data_std = self._std(self.noise.at(progress)), self._data_std(progress)
+        return spread_rows(self._encode, self._prior(), x, noise, self.spread, std, data_std)
 
     def _data_std(self, progress: float) -> float:
         """Of all noise on the data at a share ``progress`` of the training."""
@@ -321,15 +284,10 @@ class SpreadFlow(FlowOverPrior):
 
     @torch.no_grad()
     def spectrum(self) -> Tensor:
-        """Variance over noise along the axes of the prior, largest first, (D,); (K, D) of K parts.
-
-        Eigenvalues of A A' over sigma^2, where noise is on the codes. Noise on the data counts as
-        codes see it, so that no linear map that f ends in and A takes back changes them.
-        """
+        """Eigenvalues of A A' over sigma^2, largest first, (D,), or (K, D) with K parts."""
         prior = self._prior()
-        if isinstance(prior, GeneralisedGaussian):
-            return prior.eigenvalues(self.seen_noise[0]).to(prior.weight.dtype)
-        return prior.eigenvalues(self.seen_noise).to(prior.logits.dtype)
+        ratios = prior.eigenvalues() / prior.noise_std.double().square()
+        return ratios.to(prior.noise_std.dtype)
 
     def spectrum_rank(self) -> SpectrumRank:
         """The dimension with how far it can be trusted: see ``flowzoo.dimension``."""
@@ -346,9 +304,7 @@ class SpreadFlow(FlowOverPrior):
         .. math:: J (A A^\top + \sigma^2 I) J^\top, \quad J = \partial f^{-1} / \partial z
 
         Unlike the eigenvalues of A A' it does not change when f squeezes codes and A follows, and
-        it sees a sphere as it is, which no plane holds without one more axis. Its noise is what
-        training adds to the data; where that is none the thinnest direction, and the answer is
-        below D. O(D^3) a row.
+        it sees a sphere as it is, which no plane holds without one more axis. O(D^3) a row.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device.
@@ -356,11 +312,12 @@ class SpreadFlow(FlowOverPrior):
         z, atlas = self.codes(x), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
-        noise_std = self._data_std(1.0) or None
+        noise_std = math.hypot(self.noise.end, self.data_noise.end)
+        floor = (1.0 + self.threshold) * noise_std**2  # the density has the noise in it
         for index, part in enumerate(atlas.parts):
             rows = torch.nonzero(chart == index)[:, 0]
             lengths = pushed_lengths(self._decode_rows, z[rows], part.root())
-            found[rows] = local_rank(lengths, noise_std).to(found)
+            found[rows] = local_rank(lengths, floor).to(found)
         return found
 
     # -- codes and the manifold ------------------------------------------------------------------
@@ -432,9 +389,6 @@ class SpreadFlow(FlowOverPrior):
 
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         return self.sample(num, temperature=temperature, generator=generator)
-
-    def _encode_rows(self, x: Tensor) -> Tensor:
-        return self._encode(x)[0]
 
     def _decode_rows(self, z: Tensor) -> Tensor:
         return self._decode(z)[0]

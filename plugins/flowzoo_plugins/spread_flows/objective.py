@@ -1,0 +1,96 @@
+"""What the loss of spread flows and its diagnostics are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowzoo_plugins.spread_flows.atlas import SpreadPrior
+from flowzoo_plugins.spread_flows.entropy import drawn_noise_entropy, mixture_log_prob
+
+Spread = Literal["latent", "data", "offset"]
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class SpreadRows(NamedTuple):
+    """Rows with their noise, N of them.
+
+    Attributes:
+        x: with the noise on the data, (N, D).
+        z: their codes, (N, D).
+        cross: -log p of the codes with the noise on them, (N,).
+        log_abs_det: log|det dz/dx|, (N,).
+    """
+
+    x: Tensor
+    z: Tensor
+    cross: Tensor
+    log_abs_det: Tensor
+
+    @property
+    def surrogate(self) -> Tensor:
+        """The loss without entropy, (N,)."""
+        return self.cross - self.log_abs_det
+
+
+def spread_rows(
+    encode: Encode,
+    prior: SpreadPrior,
+    x: Tensor,
+    noise: Tensor,
+    spread: Spread,
+    std: Tensor,
+    data_std: float,
+) -> SpreadRows:
+    """Rows under the noise of the data, their codes under that of the codes.
+
+    Args:
+        encode: rows (N, D) to codes (N, D) and log|det dz/dx| (N,).
+        prior: p.
+        x: (N, D).
+        noise: standard normal; the first D columns are the spread's. More noise on the data has
+            the next D, or none of its own where the spread is on the data too.
+        spread: where the noise goes.
+        std: sigma of codes and prior, ().
+        data_std: of all noise on the data.
+    """
+    first = _drawn(noise, x.shape[1], spread)
+    if spread == "data":
+        x = x + data_std * first
+    elif data_std > 0.0:
+        x = x + data_std * noise[:, x.shape[1] :]
+    z, log_abs_det = encode(x)
+    inside = z if spread == "data" else z + std * first
+    return SpreadRows(x, z, -prior.log_prob(inside, noise_std=std), log_abs_det)
+
+
+def watched(
+    rows: SpreadRows, clean: Tensor, noise: Tensor, spread: Spread, std: Tensor
+) -> Mapping[str, Tensor]:
+    """The loss without entropy, the entropy it leaves out, the floor of both; nats, (N,) each.
+
+    Noise on the codes has entropy H(sigma epsilon) whatever f does, and the loss takes off
+    log|det J|; noise on the data comes under f itself, and its entropy is none of f's.
+
+    Args:
+        rows: as ``spread_rows`` has them.
+        clean: the data without noise, (N, D).
+        noise: as there.
+        spread: as there.
+        std: of the noise that the floor is the entropy of, on the data or on the codes, ().
+    """
+    floor = drawn_noise_entropy(_drawn(noise, clean.shape[1], spread), std)
+    if spread == "data":
+        entropy = -mixture_log_prob(rows.x, std, clean)
+    else:
+        entropy, floor = -mixture_log_prob(rows.z, std), floor - rows.log_abs_det
+    return {"surrogate": rows.surrogate, "entropy": entropy, "floor": floor}
+
+
+def _drawn(noise: Tensor, features: int, spread: Spread) -> Tensor:
+    """What sigma multiplies, (N, D): noise, or ones."""
+    first = noise[:, :features]
+    return torch.ones_like(first) if spread == "offset" else first
