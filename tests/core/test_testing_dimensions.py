@@ -168,7 +168,67 @@ class Seeds(Principal):
         return super().intrinsic_dimension()
 
 
+class Restless(Principal):
+    """Answers differently each time it is asked, without a random number."""
+
+    asked = 0
+
+    def intrinsic_dimension(self):
+        self.asked += 1
+        return torch.tensor(self.asked % 2)
+
+
+class Switches(Principal):
+    def intrinsic_dimension(self):
+        self.train()
+        return super().intrinsic_dimension()
+
+
+class SwitchesForRows(Principal):
+    def _local(self, x):
+        self.train()
+        return super()._local(x)
+
+
+class Remembers(Principal):
+    """Rows asked about move the mean."""
+
+    def _local(self, x):
+        found = super()._local(x)
+        self.mean.copy_(x.mean(dim=0))
+        return found
+
+
+class KnowsTheUnknown(Principal):
+    """A number for a row that is none."""
+
+    def local_dimension(self, x):
+        check_rows("x", x, self.features, self.mean)
+        return self._local(x.nan_to_num(0.0, 0.0, 0.0))
+
+
 # -- spectra
+
+
+class Swells(Principal):
+    """A buffer grows each time the spectrum is asked for."""
+
+    def spectrum(self):
+        return self.variance.mul_(1.1) / NOISE**2
+
+
+class Roots(Principal):
+    """Standard deviations, not variances, over the noise."""
+
+    def spectrum(self):
+        return super().spectrum().sqrt()
+
+
+class RootsInOneChart(Principal):
+    """The same as the one row of (K, D)."""
+
+    def spectrum(self):
+        return super().spectrum().sqrt()[None]
 
 
 class Ascending(Principal):
@@ -281,8 +341,16 @@ FAULTS = [
     (NoRowFails, "dimension", "IndexError"),
     (Diverges, "dimension", "local_dimension: NaN or infinity in 11 of 11"),
     (Unchecked, "dimension", "bad x: expected ValueError"),
+    (Restless, "dimension", "intrinsic_dimension: asked twice, first 1, then 0"),
+    (Switches, "dimension", "intrinsic_dimension: switches the model between training and"),
+    (SwitchesForRows, "dimension", "local_dimension: switches the model between training and"),
+    (Remembers, "dimension", "local_dimension: changes the model's mean"),
+    (KnowsTheUnknown, "dimension", "local_dimension of a row with nan: expected ValueError or no"),
+    (Swells, "spectrum", "spectrum: changes the model's variance"),
+    (Roots, "spectrum", "of the first, the spectrum with the noise in it says"),
+    (RootsInOneChart, "spectrum", "of the first, the spectrum with the noise in it says"),
     (Ascending, "spectrum", "expected the largest first"),
-    (Deviations, "spectrum", "of the first, the spectrum says"),
+    (Deviations, "spectrum", "of the first, the spectrum with the noise in it says"),
     (Logarithms, "spectrum", "expected no negative variance"),
     (Cut, "spectrum", "expected (2,) or (K, 2), got (1,)"),
     (Endless, "spectrum", "spectrum: NaN or infinity"),
