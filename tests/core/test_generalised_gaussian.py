@@ -436,6 +436,20 @@ def test_em_start_finds_a_line_and_a_plane():
     torch.testing.assert_close(again.state_dict(), prior.state_dict(), rtol=0, atol=0)
 
 
+def test_em_start_of_one_part_is_its_covariance():
+    """Rows without noise: EM's least variance is the noise that A does not hold."""
+    z = torch.randn(300, 3, dtype=F64) * torch.tensor([2.0, 1.0, 0.5])
+    prior = GeneralisedGaussianMixture(3, components=1, noise_std=0.4).double()
+    prior.start(z, generator())
+    loading = prior.part(0).loading().detach()
+    expected = z.mT.cov(correction=0)
+    torch.testing.assert_close(loading @ loading.mT, expected, rtol=0, atol=1e-8)
+    with torch.no_grad():  # and where rows have no width at all, a hundredth of it
+        prior.start(torch.zeros(9, 3, dtype=F64), generator())
+    values = prior.eigenvalues()[0].detach()
+    torch.testing.assert_close(values, torch.full_like(values, 0.01 * 0.16), rtol=1e-6, atol=0)
+
+
 # bad input ----------------------------------------------------------------------------------------
 
 

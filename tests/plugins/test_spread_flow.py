@@ -26,7 +26,7 @@ from flowzoo_plugins.spread_flows.collapse import collapse_message
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob, noise_entropy
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
 from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
-from flowzoo_plugins.spread_flows.presets import NOISE_STD, PRESETS
+from flowzoo_plugins.spread_flows.presets import NOISE_STD, PRESETS, TRAINING
 
 F64 = torch.float64
 NICE = {"name": "nice", "layers": 2, "hidden": [16], "activation": "tanh"}
@@ -349,6 +349,19 @@ def test_a_constant_offset_passes_the_floor():
     assert said is not None and "has passed its floor -3262.70" in said
 
 
+def test_the_entropy_of_noise_on_the_data_is_none_of_the_flow():
+    """As estimated at the data, whatever f is; a bound of the loss that no f is below."""
+    x, noise = rows(400), rows(400, seed=3)
+    found = []
+    for base_flow in (Diagonal(-1.0, 1.0), NICE):
+        model = model_of(base_flow, spread="data", noise=0.5, moved=0.3)
+        found.append(objective(model).monitor(x, noise))
+    entropy = found[0]["entropy"].mean().item()
+    assert entropy == found[1]["entropy"].mean().item()
+    assert entropy == pytest.approx(math.log(2.0 * math.pi * math.e * 1.25), abs=0.2)
+    assert all(entropy < one["surrogate"].mean().item() for one in found)
+
+
 def test_training_tells_when_the_loss_passes_the_floor():
     x = rows(600, 1) @ torch.tensor([[0.3, 0.15, 0.06, 0.03]], dtype=F64)
     options = {"steps": 120, "batch_size": 100, "lr": 3e-2}
@@ -397,6 +410,8 @@ def test_the_floor_has_the_chance_of_the_loss(options):
         watched = objective(model).monitor(torch.zeros(20, 1024, dtype=F64), noise)
     torch.testing.assert_close(watched["surrogate"], watched["floor"], rtol=1e-6, atol=0)
     expected = noise_entropy(1024, torch.tensor(math.hypot(0.01, more), dtype=F64))
+    if "spread" in options:  # all rows at one place: the estimate is exact
+        torch.testing.assert_close(watched["entropy"], watched["floor"], rtol=1e-7, atol=0)
     assert 10.0 < float((watched["floor"] - expected).abs().max()) < 150.0
     means = {name: float(value.mean()) for name, value in watched.items()}
     assert "reached its floor" in collapse_message(means)
@@ -456,6 +471,86 @@ def test_principal_start_takes_the_second_moments_of_the_codes(rank):
     values, codes = found["principal"]
     expected = torch.linalg.eigvalsh(codes.mT.cov(correction=0)).flip(0)[:columns]
     torch.testing.assert_close(values[:columns], expected, atol=5e-4, rtol=0)
+
+
+def started(model, x):
+    """The model after what comes before its training."""
+    for stage in model.stages():
+        if stage.loss is not None:
+            return model
+        stage.prepare(x, x, generator())
+
+
+@pytest.mark.parametrize("spread", ["latent", "data"])
+def test_the_start_is_that_of_rows_under_their_noise(spread):
+    """Moments of codes under the first noise of all, about their mean, less the prior's own."""
+    first, last = 0.5, 0.1
+    scale = torch.tensor([2.0, 0.5], dtype=F64)
+    options = {"data_noise": {"start": first, "end": last}, "spread": spread, "noise": last}
+    model = started(model_of(Diagonal(*scale.log().tolist()), **options), rows(20_000) + 7.0)
+    spread_on_data = scale.square() * (1.0 + first**2)
+    if spread == "data":  # both add up; the noise on the codes is none of the data's
+        spread_on_data = spread_on_data + scale.square() * last**2 - last**2
+    torch.testing.assert_close(
+        model.prior.eigenvalues().detach(), spread_on_data, rtol=0.03, atol=0
+    )
+    torch.testing.assert_close(model.prior.mean.detach(), 7.0 * scale, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("spread", ["latent", "data"])
+def test_an_offset_of_the_data_is_no_dimension(spread):
+    """A line far from the origin, no frame: the mean is learned."""
+    x = rows(400, 1) @ torch.tensor([[1.0, 0.0]], dtype=F64) + torch.tensor([0.0, 50.0])
+    training = {"steps": 20, "batch_size": 100, "lr": 1e-3}
+    model = model_of(NICE, spread=spread, entropy="drop", noise=0.05, training=training)
+    before = model.prior.mean.detach().clone()
+    fit(model, x, x, seed=0)
+    assert model.prior.mean.requires_grad and not torch.equal(model.prior.mean, before)
+    torch.testing.assert_close(model.prior.mean, model.codes(x).mean(dim=0), atol=0.2, rtol=0)
+    assert int(model.intrinsic_dimension()) == 1
+    assert not model_of(NICE, start="identity").prior.mean.requires_grad
+
+
+def test_rows_in_order_start_as_rows_shuffled(monkeypatch):
+    """A line and then a plane: the first rows alone are all line."""
+    from flowzoo_plugins.spread_flows import flow
+
+    monkeypatch.setattr(flow, "_ROWS", 300)
+    x, piece = line_and_plane(500)
+    for spread in ("latent", "data"):
+        model = started(model_of(NICE, 3, noise=0.05, components=2, spread=spread), x)
+        found = (model.prior.eigenvalues() > 0.1).sum(dim=1)
+        assert sorted(found.tolist()) == [1, 2]
+        assert (found[model.assign(x)] == piece + 1).double().mean() > 0.95
+    assert {float(row[0]) > 3.0 for row in model.centres} == {True, False}
+
+
+def test_training_under_noise_is_validated_under_it():
+    """Codes of a segment press together: without its noise the first states would look best."""
+    x = torch.stack([torch.linspace(-1.0, 1.0, 600).double(), torch.zeros(600).double()], dim=1)
+    x = x[torch.randperm(600, generator=generator())]
+    training = {"epochs": 12, "batch_size": 100, "lr": 1e-2, "patience": 4}
+    model = model_of(
+        CURVED, entropy="drop", noise=0.02, data_noise=0.05, start="identity", training=training
+    )
+    result = fit(model, x[:500], x[500:], seed=0)
+    stage = next(stage for stage in result.stages if stage.curve)
+    assert stage.best_epoch >= 10
+    assert stage.best_valid == pytest.approx(stage.curve[-1].train, abs=0.3)
+    assert int(model.intrinsic_dimension()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_models_train_as_the_paper_does(name):
+    """The model's own schedule, a cosine, is not merged in."""
+    features = {"toy": 2, "s-curve": 3, "mnist": 784}.get(name, 1024)
+    with torch.device("meta"):
+        model = SpreadFlow(features, base_flow=PRESETS[name], training=TRAINING[name])
+    stage, given = objective(model), TRAINING[name]
+    assert (stage.steps, stage.batch_size) == (given["steps"], given["batch_size"])
+    assert stage.schedule == ("constant" if name in {"toy", "fading-square-code"} else "step")
+    assert stage.decay_every == given.get("decay_every")
+    assert stage.patience in (None, 0)
 
 
 def test_annealing():
@@ -630,14 +725,14 @@ def test_a_manifold_of_another_dimension_can_be_asked_for(curve):
     codes = [curve.codes(y) for y in (x, curve.reconstruct(x, dimension=0))]
     torch.testing.assert_close(codes[1], curve.prior.mean.expand_as(x))
     assert [curve.embed(x, k).shape[1] for k in (0, 1, 2)] == [0, 1, 2]
-    torch.testing.assert_close(
-        curve.embed(x, 2).norm(dim=1), (codes[0] - curve.prior.mean).norm(dim=1)
-    )
+    about = codes[0] - curve.prior.mean
+    torch.testing.assert_close(curve.embed(x, 2).norm(dim=1), about.norm(dim=1))
     bare = curve.sample(4000, noise_scale=0.0, dimension=2, generator=generator())
     prior = curve.atlas().parts[0]
     spread = curve.codes(bare) - prior.mean
     expected = (prior.covariance().detach() - prior.noise_std**2 * torch.eye(2)).double()
-    assert float((spread.mT @ spread / 4000 - expected).norm() / expected.norm()) < 0.1
+    found = (spread.mT @ spread / 4000).detach()
+    assert float((found - expected).norm() / expected.norm()) < 0.1
     with pytest.raises(ValueError, match="dimension: expected 0 to 2, got 3"):
         curve.reconstruct(x, dimension=3)
 
@@ -743,6 +838,7 @@ def test_embeddings_of_parts_are_padded_to_the_largest(union):
         ({"components": 0}, "components: expected"),
         ({"rank": 4}, "rank: expected at most"),
         ({"noise": 0.0}, "noise"),
+        ({"spread": "data", "frame": "pca"}, "frame: expected 'none' or 'rotation'"),
         ({"threshold": 0.0}, "threshold: expected"),
         ({"prior_lr": 0.0}, "prior_lr: expected"),
         ({"base_flow": {"name": "cef", "latent_features": 1, "base_flow": REALNVP}}, "base_flow"),
