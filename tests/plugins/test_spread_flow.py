@@ -526,17 +526,20 @@ def test_rows_in_order_start_as_rows_shuffled(monkeypatch):
 
 
 def test_training_under_noise_is_validated_under_it():
-    """Codes of a segment press together: without its noise the first states would look best."""
-    x = torch.stack([torch.linspace(-1.0, 1.0, 600).double(), torch.zeros(600).double()], dim=1)
+    """A segment, held-out rows among the others: one objective, one value, half a nat less without.
+
+    It decides which state is kept, and early ones fit rows without noise better.
+    """
+    x = torch.stack([torch.linspace(-1.0, 1.0, 600), torch.zeros(600)], dim=1).double()
     x = x[torch.randperm(600, generator=generator())]
-    training = {"epochs": 12, "batch_size": 100, "lr": 1e-2, "patience": 4}
-    model = model_of(
-        CURVED, entropy="drop", noise=0.02, data_noise=0.05, start="identity", training=training
-    )
+    training = {"epochs": 25, "batch_size": 100, "lr": 3e-2, "patience": 4}
+    options = {"start": "identity", "noise": 0.02, "data_noise": 0.05, "training": training}
+    model = model_of(CURVED, entropy="drop", **options)
     result = fit(model, x[:500], x[500:], seed=0)
     stage = next(stage for stage in result.stages if stage.curve)
-    assert stage.best_epoch >= 10
-    assert stage.best_valid == pytest.approx(stage.curve[-1].train, abs=0.3)
+    assert stage.best_epoch > 11
+    assert stage.best_valid == pytest.approx(stage.curve[-1].train, abs=0.15)
+    assert stage.curve[-1].monitored["surrogate"] == pytest.approx(stage.curve[-1].valid, abs=1e-6)
     assert int(model.intrinsic_dimension()) == 1
 
 
