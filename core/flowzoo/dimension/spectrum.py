@@ -15,11 +15,12 @@ class SpectrumRank(NamedTuple):
 
     Attributes:
         dimension: the number of eigenvalues before the widest gap, int64.
-        gap: its width in nats of variance, float64; infinite where no eigenvalue is above the
-            floor. Scales of observation s between the two edges, a range of ``gap / 2`` in log s,
-            all see this dimension.
+        gap: its width in nats of variance, float64; 0 where no eigenvalue is above the floor, as
+            noise hides whatever there is. Scales of observation s between the two edges, a range
+            of ``gap / 2`` in log s, all see this dimension.
         margin: how much wider it is than the next widest, float64; 0 for a tie, which says that
-            the spectrum has no dimension of its own.
+            the spectrum has no dimension of its own. It says nothing of the model: one that is not
+            trained yet has D for sure.
         above: the number of eigenvalues above the floor, int64: the largest possible answer.
     """
 
@@ -86,5 +87,5 @@ def rank_of_spectrum(values: Tensor, floor: Tensor | float) -> SpectrumRank:
     tied = gaps >= widest[..., None] - 1e-9
     dimension = torch.where(tied, count, 0).amax(dim=-1).masked_fill(none, 0)
     next_widest = gaps.masked_fill(count == dimension[..., None], 0.0).amax(dim=-1)
-    margin = (widest - next_widest).clamp(min=0.0).masked_fill(none, torch.inf)
-    return SpectrumRank(dimension, widest.masked_fill(none, torch.inf), margin, above)
+    margin = (widest - next_widest).clamp(min=0.0).masked_fill(none, 0.0)
+    return SpectrumRank(dimension, widest.masked_fill(none, 0.0), margin, above)

@@ -193,17 +193,9 @@ class GeneralisedGaussian(Prior):
         root: Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.mT
         return root.to(self.weight.dtype)
 
-    def eigenvalues(self, noise: Tensor | None = None) -> Tensor:
-        """Of A A', (D,) float64, largest first; zeros beyond the R-th.
-
-        With ``noise`` N (D, D), positive definite, of N^-1 A A': variance over that noise's, which
-        no linear map of the space changes.
-        """
-        loading = self.loading().double()
-        if noise is not None:
-            lower = torch.linalg.cholesky(noise.double())
-            loading = torch.linalg.solve_triangular(lower, loading, upper=False)
-        values = torch.linalg.svdvals(loading).square()
+    def eigenvalues(self) -> Tensor:
+        """Of A A', (D,) float64, largest first; zeros beyond the R-th."""
+        values = torch.linalg.svdvals(self.loading().double()).square()
         return torch.cat([values, values.new_zeros(self.features - self.rank)])
 
     def axes(self) -> Axes:

@@ -137,10 +137,9 @@ class GeneralisedGaussianMixture(Prior):
         parts = range(self.components)
         return self._chosen(uniform, [self.part(k).from_normal(noise[:, 1:]) for k in parts])
 
-    def eigenvalues(self, noise: Tensor | None = None) -> Tensor:
-        """Of each A_k A_k', (K, D) float64, largest first; over the noise (K, D, D) where given."""
-        each = [None] * self.components if noise is None else list(noise)
-        return torch.stack([self.part(k).eigenvalues(one) for k, one in enumerate(each)])
+    def eigenvalues(self) -> Tensor:
+        """Of each A_k A_k', (K, D) float64, largest first."""
+        return torch.stack([self.part(k).eigenvalues() for k in range(self.components)])
 
     @torch.no_grad()
     def start(self, z: Tensor, generator: torch.Generator) -> None:

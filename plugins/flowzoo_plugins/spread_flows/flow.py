@@ -93,9 +93,10 @@ class SpreadFlow(FlowOverPrior):
         ValueError: an option out of range, or a flow that does not fit.
 
     Example:
+        >>> from flowzoo.training import fit
         >>> model = SpreadFlow(3, base_flow={"name": "nice", "layers": 2, "hidden": [8]})
         >>> x = torch.randn(300, 1) * torch.tensor([1.0, 0.5, 0.0])
-        >>> _ = flowzoo.fit(model, x, seed=0)
+        >>> _ = fit(model, x, seed=0)
         >>> int(model.intrinsic_dimension())
         1
     """

@@ -35,13 +35,11 @@ def pushed_lengths(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def local_rank(deviations: Tensor, noise_std: float | None) -> Tensor:
+def local_rank(deviations: Tensor, floor: float) -> Tensor:
     """How many standard deviations (N, D) of the density around each row are signal, (N,) int64.
 
-    ``noise_std`` is the noise's; None takes each row's thinnest direction for noise.
+    ``floor`` is the variance below which they are noise.
     """
-    variances = deviations.square()
-    if len(variances) == 0:
+    if len(deviations) == 0:
         return torch.zeros(0, dtype=torch.int64, device=deviations.device)
-    floor = variances.amin(dim=1) if noise_std is None else torch.tensor(noise_std**2)
-    return rank_of_spectrum(variances, floor.expand(len(variances))).dimension
+    return rank_of_spectrum(deviations.square(), floor).dimension
