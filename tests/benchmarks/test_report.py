@@ -92,6 +92,41 @@ def test_measures_are_never_ranked_together(out: Path) -> None:
     assert first < page.index("| A |") < second < page.index("| S |")
 
 
+def test_densities_on_space_rank_nothing_where_the_data_have_none(tmp_path: Path) -> None:
+    data = {"features": 3, "train": 9, "valid": 9, "test": 9, "oracle": True}
+    for replicate in (0, 1):
+        for method, value in (("A", 1.0), ("B", 9.0 + replicate)):
+            put(tmp_path, spec(method, replicate), density(value), data=data)
+            on_r3 = density(value, 10.0)
+            put(tmp_path, spec(method, replicate, "thick"), on_r3, data=data)
+            put(tmp_path, spec(method, replicate, "unknown"), density(value))
+        surface = density(2.0, 3.0, measure="surface(dim=2)")
+        put(tmp_path, spec("S", replicate), surface, data=data)
+    write_report(tmp_path, figures=False)
+    page = (tmp_path / "table.md").read_text("utf-8")
+    assert page.count("not ranked)") == 1  # only where a density of another measure is the truth
+    blob, thick = page.index("## blob"), page.index("## thick")
+    assert blob < page.index("not ranked)") < thick
+    for start, ends, order in ((blob, thick, "AB"), (thick, len(page), "BA")):
+        found = page[start:ends]
+        first, second = (found.index(f"| {method} |") for method in order)
+        assert first < second
+    pairs = {(row.task, row.method_a, row.method_b) for row in paired(load_results(tmp_path))}
+    assert pairs == {("thick", "A", "B"), ("unknown", "A", "B")}
+
+
+def test_a_run_without_pictures_has_not_failed(out: Path) -> None:
+    reason = "no density: ValueError: rows"
+    for replicate in range(3):
+        put(out, spec("A", replicate), density(1.0, 1.25), reason=reason)
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text("utf-8")
+    pictures = page.index("## Pictures not made")
+    assert "killed by" in page[page.index("## Failures") : pictures]
+    assert page.count(reason) == 1 and page.index(f"| blob | A | {reason} |") > pictures
+    assert pictures < page.index("## blob")
+
+
 def test_bounds_and_estimates_are_marked(out: Path) -> None:
     put(out, spec("L", 0), density(7.0, likelihood="lower_bound"))
     put(out, spec("M", 0), density(8.0, likelihood="estimate(64)"))

@@ -124,3 +124,13 @@ def test_a_run_keeps_what_its_stage_monitored(faulty: Path, tmp_path: Path) -> N
     put(tmp_path, item, curves=[found])
     read = find_record(tmp_path, item.run_id)
     assert read is not None and read.curves[0].points[-1].monitored == last
+
+
+def test_the_objective_is_seen_over_what_it_equals(out: Path) -> None:
+    lines = monitored_figure(load_results(out), "blob").axes[0].get_lines()
+    objective = [line for line in lines if line.get_color() == "black"]
+    others = [line for line in lines if line not in objective]
+    assert len(objective) == 2 and {line.get_linestyle() for line in objective} == {"--"}
+    assert {line.get_linestyle() for line in others} == {"-"}
+    assert min(line.get_zorder() for line in objective) > max(o.get_zorder() for o in others)
+    assert len({line.get_color() for line in others}) == 2

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.load import Results
-from flowzoo_bench.report.table import HEADLINE, ORACLE, REAL, TableRow, is_main, too_good
+from flowzoo_bench.report.table import (
+    HEADLINE,
+    LEBESGUE,
+    ORACLE,
+    REAL,
+    TableRow,
+    is_main,
+    on_a_surface,
+    too_good,
+)
 
 _LEGEND = (
     "± is the half width of a 95 % t-interval over replicates. ≥ marks lower bounds, ~ estimates; "
@@ -32,23 +41,21 @@ def markdown(results: Results, rows: Sequence[TableRow]) -> str:
     ]
     lines += _failures(results)
     lines += _warnings(results)
+    lines += _not_drawn(results)
     bugs = too_good(results)
     if bugs:
         lines += ["## Too good to be true", "", *(f"- **{line}**" for line in bugs), ""]
     lines += [_LEGEND, ""]
     for task in results.tasks:
         lines += [f"## {task}", "", *_images(results, task)]
-        lines += _task(task, [row for row in rows if row.task == task])
+        own = [row for row in rows if row.task == task]
+        lines += _task(task, own, unbounded=on_a_surface(results, task))
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _failures(results: Results) -> list[str]:
-    """Every run that is not ok, or ok but for its pictures, before any number."""
-    failed = [
-        run
-        for run in results.runs
-        if run.status not in ("ok", "pending") or (run.record and run.record.reason)
-    ]
+    """Every run that is not ok, before any number."""
+    failed = [run for run in results.runs if run.status not in ("ok", "pending")]
     if not failed and not results.problems:
         return []
     body = [
@@ -87,7 +94,21 @@ def _warnings(results: Results) -> list[str]:
     return ["## Warnings in training", "", *_table(head, body), ""]
 
 
-def _task(task: str, rows: Sequence[TableRow]) -> list[str]:
+def _not_drawn(results: Results) -> list[str]:
+    """Runs that are ok but for their pictures, a line a method and task."""
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    for run in results.runs:
+        if run.status == "ok" and run.record and run.record.reason:
+            key = (run.spec.task_label, run.spec.method_label)
+            reasons.setdefault(key, {})[run.record.reason] = None
+    if not reasons:
+        return []
+    body = [[*key, "; ".join(found)] for key, found in reasons.items()]
+    return ["## Pictures not made", "", *_table(["task", "method", "reason"], body), ""]
+
+
+def _task(task: str, rows: Sequence[TableRow], *, unbounded: bool) -> list[str]:
+    """The tables of a task; ``unbounded``: its data have no density on R^D."""
     lines: list[str] = []
     headline = [row for row in rows if row.metric == HEADLINE]
     measures = list(dict.fromkeys(row.measure for row in headline if row.mean is not None))
@@ -96,10 +117,13 @@ def _task(task: str, rows: Sequence[TableRow]) -> list[str]:
     for measure in measures:
         group = [row for row in headline if row.measure == measure and row.mean is not None]
         own_surfaces = "learned" in (measure or "")
-        if not own_surfaces:
+        unranked = unbounded and measure == LEBESGUE
+        if not own_surfaces and not unranked:
             group.sort(key=lambda row: (row.method != ORACLE, -(row.mean or 0.0)))
-        if len(measures) > 1 or own_surfaces:
+        if len(measures) > 1 or own_surfaces or unranked:
             note = ", each model's own: not ranked" if own_surfaces else ""
+            if unranked:
+                note = " (the data have none, and models' grow without bound there: not ranked)"
             lines += [f"Densities against {measure}{note}:", ""]
         lines += _ranked(group, rows)
         ranked += [row.method for row in group]

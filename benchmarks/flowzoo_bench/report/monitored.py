@@ -12,6 +12,7 @@ from flowzoo_bench.report.load import Results
 from flowzoo_bench.report.panels import DPI, plain
 
 _COLUMNS = 3
+_OBJECTIVE = "validation objective"
 
 
 def monitored_figure(results: Results, task: str) -> Any | None:
@@ -44,6 +45,7 @@ def monitored_figure(results: Results, task: str) -> Any | None:
 
 
 def _panel(axes: Any, curves: list[tuple[Point, ...]]) -> None:
+    # the objective may equal what is monitored: dashed, and over the rest, it leaves both in sight
     lines: dict[str, list[list[tuple[int, float]]]] = {}
     for points in curves:
         names = dict.fromkeys(name for point in points for name in point.monitored)
@@ -55,18 +57,23 @@ def _panel(axes: Any, curves: list[tuple[Point, ...]]) -> None:
                 is not None
             ]
             if found:
-                label = "validation objective" if name == "valid" else name
+                label = _OBJECTIVE if name == "valid" else name
                 lines.setdefault(label, []).append(found)
     values = []
-    for number, (label, replicates) in enumerate(lines.items()):
+    monitored = [label for label in lines if label != _OBJECTIVE]
+    colours = {label: f"C{number % 10}" for number, label in enumerate(monitored)}
+    for label, replicates in lines.items():
+        objective = label == _OBJECTIVE
         for replicate, found in enumerate(replicates):
             epochs, heights = zip(*found, strict=True)
             values += list(heights)
             axes.plot(
                 epochs,
                 heights,
-                color="black" if number == 0 else f"C{(number - 1) % 10}",
-                linewidth=0.8,
+                color="black" if objective else colours[label],
+                linestyle="--" if objective else "-",
+                linewidth=0.7 if objective else 1.2,
+                zorder=3 if objective else 2,
                 marker="." if len(found) == 1 else None,
                 label=plain(label) if replicate == 0 else None,
             )

@@ -16,6 +16,8 @@ from flowzoo_bench.report.load import Results, Run
 
 HEADLINE = "test_log_likelihood"
 ORACLE, REAL = RESERVED
+LEBESGUE = "lebesgue"
+"""What records call the measure of R^D."""
 MEASURED = frozenset({"ok", "non_finite", "error"})
 """Statuses of runs whose finite numbers count: one bad metric harms no other."""
 _BY_EVALUATION = (HEADLINE, "gap_to_oracle", "test_bits_per_dim", "test_non_finite_rows")
@@ -114,6 +116,19 @@ def is_main(metric: str) -> bool:
 
 def _is_log_density(row: MetricRow) -> bool:
     return row.likelihood is not None and row.direction == "max"
+
+
+def on_a_surface(results: Results, task: str) -> bool:
+    """Whether the data have a true density, and none on R^D: any there grows without bound."""
+    densities = [
+        row
+        for run in results.runs
+        if run.spec.task_label == task and run.record and run.record.data
+        if run.record.data.oracle
+        for row in run.record.metrics
+        if row.name.startswith(HEADLINE) and row.measure == LEBESGUE
+    ]
+    return bool(densities) and all(row.reference is None for row in densities)
 
 
 def table(results: Results) -> list[TableRow]:
@@ -239,15 +254,21 @@ def _by_method(item: tuple[tuple[str, str, str | None], dict[int, float]]) -> tu
 
 
 def paired(results: Results) -> list[PairedRow]:
-    """Differences on common data sets, of numbers of one metric and one measure."""
+    """Differences on common data sets, of numbers of one metric and one measure.
+
+    None of densities on R^D where the data have no such density: see ``on_a_surface``.
+    """
     rows: list[PairedRow] = []
     for task in results.tasks:
+        unbounded = on_a_surface(results, task)
         values: dict[tuple[str, str | None], dict[str, dict[int, tuple[float, str | None]]]] = {}
         for run in results.runs:
             if run.spec.task_label != task or run.record is None or run.status not in MEASURED:
                 continue
             for row in measurements(run.record):
                 if row.value is None or row.direction == "none" or row.name.endswith(SHARED):
+                    continue
+                if unbounded and row.measure == LEBESGUE:
                     continue
                 by_method = values.setdefault((row.name, row.measure), {})
                 own = by_method.setdefault(run.spec.method_label, {})
