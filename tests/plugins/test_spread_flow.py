@@ -784,6 +784,18 @@ def test_local_dimension_does_not_see_what_a_takes_back():
     assert local_rank(torch.zeros(0, 2), None).shape == (0,)
 
 
+def test_the_spectrum_of_noise_on_the_data_does_see_it():
+    """A map diag(e^-s, e^s) costs nothing there; A then holds noise that f has stretched."""
+    x = rows(30) * torch.tensor([1.0, 0.0])
+    for s, rank in ((0.0, 1), (1.4, 1), (1.6, 2), (2.0, 2)):
+        model = model_of(Diagonal(-s, s), spread="data")
+        codes = torch.tensor([(1.0 + 1e-4) * math.exp(-2 * s), 1e-4 * math.exp(2 * s)])
+        with torch.no_grad():  # as fits best
+            model.prior.weight.copy_(torch.diag((codes - 1e-4).clamp(min=0.0).sqrt()))
+        assert int(model.intrinsic_dimension()) == rank
+        assert model.local_dimension(x).tolist() == [1] * 30
+
+
 # several parts ------------------------------------------------------------------------------------
 
 
