@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from math import inf, isnan, log, nan
+from math import inf, isnan, log, nan, sqrt
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from flowzoo.interfaces.measure import LEBESGUE, LOWER_BOUND, Evaluation, Likelihood, Measure
 from flowzoo.interfaces.metric import Trained
 from flowzoo.interfaces.mixture import Mixture
+from flowzoo.interfaces.task import Splits, Task
 from flowzoo_bench.metrics import LogLikelihood, SampleKDE, SupportDistance, Throughput
 from flowzoo_bench.metrics import sample_kde as sample_kde_module
 from flowzoo_bench.metrics.kernel_density import kde_log_prob
@@ -269,6 +270,34 @@ def test_support_distance_counts_bridges():
     assert by_name(SupportDistance(num_samples=300).compute(near))["bridge_mass"].value == 0
     strict = by_name(SupportDistance(num_samples=300, far=1.0).compute(near))["bridge_mass"]
     assert strict.value == pytest.approx(0.607, abs=0.1)  # Rayleigh: exp(-1/2)
+
+
+@pytest.mark.parametrize(("features", "limit"), [(2, 5.0), (3, 5.0), (65, 5 + 8 - sqrt(2))])
+def test_bridges_begin_beyond_the_noise_of_all_columns(features, limit):
+    class Line(Task):
+        """The first axis, with noise in all columns."""
+
+        dimension = 1
+
+        def __init__(self):
+            super().__init__(features)
+            self.noise_scale = 0.1
+
+        def splits(self, seed):
+            x = 0.1 * torch.randn(200, features, generator=torch.Generator().manual_seed(seed))
+            return Splits(*x.double().split([50, 50, 100]))
+
+        def distance(self, x):
+            return x[:, 1:].norm(dim=1)
+
+    def off(deviations):
+        x = torch.zeros(10, features, dtype=torch.float64)
+        x[:, 1] = 0.1 * deviations
+        return trained(Line(), sample=lambda num, seed: x)
+
+    for deviations, expected in ((0.99 * limit, 0.0), (1.01 * limit, 1.0)):
+        got = by_name(SupportDistance(num_samples=10).compute(off(deviations)))["bridge_mass"]
+        assert (got.value, got.reference) == (expected, 0.0)
 
 
 def test_support_distance_without_noise_without_support_and_with_bad_samples():

@@ -26,6 +26,12 @@ def test_in_the_order_asked_each_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert err == "" and out.count("@") == 3 and "\n}\n\n@" in out
 
 
+def test_a_metric_has_the_works_of_its_distances(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", "two-sample"]) == 0
+    out, err = capsys.readouterr()
+    assert keys(out) == ["bonneel2015sliced", "szekely2013energy"] and err == ""
+
+
 @pytest.mark.parametrize(
     "name", ["vq", "mixture:vq", "flowzoo:vq", "Flowzoo:vq", "mixture:flowzoo:vq"]
 )

@@ -52,4 +52,25 @@ TWO_SAMPLE = PluginSpec(
     "two-sample",
     "Sliced Wasserstein and energy distance of generated samples to held-out rows",
     "flowzoo_bench.metrics.two_sample:TwoSample",
+    paper="Bonneel, Rabin, Peyre, Pfister (2015), Sliced and Radon Wasserstein Barycenters of "
+    "Measures; Szekely, Rizzo (2013), Energy statistics: A class of statistics based on distances",
+    bibtex="""@article{bonneel2015sliced,
+  title={Sliced and {R}adon {W}asserstein Barycenters of Measures},
+  author={Bonneel, Nicolas and Rabin, Julien and Peyr{\\'e}, Gabriel and Pfister, Hanspeter},
+  journal={Journal of Mathematical Imaging and Vision},
+  volume={51},
+  number={1},
+  pages={22--45},
+  year={2015}
+}
+
+@article{szekely2013energy,
+  title={Energy statistics: A class of statistics based on distances},
+  author={Sz{\\'e}kely, G{\\'a}bor J. and Rizzo, Maria L.},
+  journal={Journal of Statistical Planning and Inference},
+  volume={143},
+  number={8},
+  pages={1249--1272},
+  year={2013}
+}""",
 )
