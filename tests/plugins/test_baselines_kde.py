@@ -232,8 +232,30 @@ def test_dimension_is_at_most_that_of_the_space():
     assert two_nn(x) > 1
     found = fitted(x, bandwidth=0.1, dimension="two-nn").intrinsic_dimension()
     assert float(found) == 1
-    lattice = torch.eye(30, dtype=torch.float64)  # infinite otherwise
-    assert float(fitted(lattice, bandwidth=0.1).intrinsic_dimension()) == 30
+
+
+@pytest.mark.parametrize("options", [{}, {"dimension": "two-nn"}], ids=["levina-bickel", "two-nn"])
+def test_rows_on_a_lattice_have_no_dimension(options):
+    lattice = torch.eye(30, dtype=torch.float64)  # all equally far
+    with pytest.raises(ValueError, match=r"points: .* as in rounded data"):
+        fitted(lattice, bandwidth=0.1, **options).intrinsic_dimension()
+
+
+def test_rounded_rows_are_said_to_be_so():
+    rounded = torch.arange(400, dtype=torch.float64).remainder(2)[:, None] * torch.ones(1, 2)
+    with pytest.warns(RuntimeWarning, match="of 400 of 400 rows are equally far, as in rounded"):
+        found = fitted(rounded, bandwidth=0.1).local_dimension(rounded)
+    assert bool(found.isposinf().all())
+    with pytest.raises(ValueError, match="rounded"):
+        fitted(rounded, bandwidth=0.1).intrinsic_dimension()
+    some = torch.cat([rounded, moons(200) + 50.0])
+    with pytest.warns(RuntimeWarning, match="of 400 of 600 rows are equally far"):
+        mixed = fitted(some, bandwidth=0.1).intrinsic_dimension()
+    local = levina_bickel(some, 20)
+    assert float(mixed) == min(2.0, float(1 / (1 / local).mean()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted(moons(), bandwidth=0.1).local_dimension(moons(20))
 
 
 def test_local_dimension_tells_a_curve_from_a_surface():

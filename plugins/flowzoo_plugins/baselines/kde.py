@@ -16,6 +16,10 @@ from flowzoo_plugins.baselines.bandwidth import cross_validated_bandwidth
 from flowzoo_plugins.baselines.closed_form import LOG_2PI, ClosedForm, randn
 
 Dimension = Literal["levina-bickel", "two-nn"]
+_ROUNDED = (
+    "as in rounded data, which have no dimension below their step: add noise as wide as the "
+    "step, or look at more neighbours"
+)
 
 
 class KernelDensity(ClosedForm):
@@ -97,27 +101,40 @@ class KernelDensity(ClosedForm):
         """Dimension of the stored rows, a scalar at most D, float64.
 
         By TwoNN, or the harmonic mean of Levina and Bickel's of all rows; O(N^2 D), no bandwidth.
+        Rows that are rounded have neighbours equally far, and no growth to count: a RuntimeWarning
+        where some have, and no answer where all have.
 
         Raises:
-            ValueError: too few distinct rows.
+            ValueError: too few distinct rows, or the neighbours of every row are equally far.
         """
         if self.dimension == "two-nn":
             found = torch.tensor(two_nn(self.points), dtype=torch.float64)
         else:
-            found = harmonic_mean(levina_bickel(self.points, self.neighbours))
+            local = levina_bickel(self.points, self.neighbours)
+            found = harmonic_mean(local)
+            if bool(found.isfinite()):
+                _warn_of_rounding(local)
+        if not bool(found.isfinite()):
+            raise ValueError(
+                f"points: expected rows with neighbours at different distances, got rows as on a "
+                f"lattice, {_ROUNDED}"
+            )
         return found.clamp(max=self.features)
 
     def local_dimension(self, x: Tensor) -> Tensor:
         """Levina and Bickel's dimension of each row among the stored ones, (N,), not whole.
 
         A stored row is no neighbour of itself. The numbers scatter by a share of
-        (neighbours - 2)^(-1/2) and exceed D as often as not where the data fill the space.
+        (neighbours - 2)^(-1/2) and exceed D as often as not where the data fill the space. They are
+        infinite where all neighbours are equally far, with a RuntimeWarning.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device, or too few distinct rows are stored.
         """
         check_finite("x", check_rows("x", x, self.features, self.points))
-        return levina_bickel(x, self.neighbours, self.points).to(x.dtype)
+        found = levina_bickel(x, self.neighbours, self.points)
+        _warn_of_rounding(found)
+        return found.to(x.dtype)
 
     def _fit(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         if isinstance(self.bandwidth, str):
@@ -165,6 +182,17 @@ class KernelDensity(ClosedForm):
         if isinstance(points, Tensor) and points.shape[1:] == self.points.shape[1:]:
             self.points = self.points.new_empty(points.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _warn_of_rounding(local: Tensor) -> None:
+    """Say that some of these dimensions (N,) are infinite, if they are."""
+    count = int(local.isinf().sum())
+    if count:
+        warnings.warn(
+            f"kde: the nearest rows of {count} of {len(local)} rows are equally far, {_ROUNDED}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _is_positive(value: object) -> bool:
