@@ -222,7 +222,7 @@ def _no_number(name: str, ask: Callable[[Tensor], Tensor], x: Tensor, bad: float
     except (ValueError, TypeError):
         refuses("x", ask, rows)
         return
-    except torch.linalg.LinAlgError:  # what a decomposition says of such a row
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of a decomposition of it
         return
     require(
         not bool(value[1].isfinite().all()),
