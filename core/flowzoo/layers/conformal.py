@@ -82,13 +82,19 @@ class Shift(BaseFlow):
         return Step(z + _of(self.offset, chart), z.new_zeros(len(z)))
 
 
+_SQUARINGS = 2
+
+
 class Orthogonal(BaseFlow):
     r"""A rotation, with a reflection where its start has one; the volume term is zero.
 
-    .. math:: z = x Q, \qquad Q = Q_0 \exp(A - A^T)
+    .. math:: z = x Q, \qquad Q = Q_0\, C(S / 4)^4, \quad C(S) = (I + S/2)(I - S/2)^{-1},
+        \quad S = A - A^T
 
     A is strictly upper triangular, D (D - 1) / 2 numbers that start at zero. The start Q_0 (buffer
-    ``start``, the identity until it is set) is fixed while A is trained.
+    ``start``, the identity until it is set) is fixed while A is trained. Powers of a Cayley
+    transform are orthogonal to rounding; an angle a of S turns by 8 arctan(a / 8), within 1.3 % of
+    the exponential's a up to a quarter turn, at a tenth of its cost.
 
     Args:
         features: D.
@@ -123,7 +129,11 @@ class Orthogonal(BaseFlow):
         zero = torch.zeros_like(self.start[..., 0, :1])
         entries = torch.cat([zero, self.angles, -self.angles], dim=-1)
         skew = entries.index_select(-1, self.places).reshape(self.start.shape)
-        turned: Tensor = torch.linalg.matrix_exp(skew)
+        half = skew / (2 << _SQUARINGS)
+        identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+        turned: Tensor = torch.linalg.solve(identity - half, identity + half)
+        for _ in range(_SQUARINGS):
+            turned = turned @ turned
         return self.start @ turned
 
     def _encode(self, x: Tensor, context: Tensor | None, chart: Tensor | None) -> Step:

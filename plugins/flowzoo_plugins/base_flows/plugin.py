@@ -66,6 +66,7 @@ REALNVP = PluginSpec(
     paper=_REALNVP_PAPER,
     bibtex=_REALNVP_BIBTEX,
     check_options=_SMALL,
+    version="2",  # rotations are powers of a Cayley transform
 )
 
 MAF = PluginSpec(
@@ -88,6 +89,7 @@ NSF_COUPLING = PluginSpec(
     paper=_NSF_PAPER,
     bibtex=_NSF_BIBTEX,
     check_options=_SMALL_SPLINES,
+    version="2",  # rotations are powers of a Cayley transform
 )
 
 NSF_AUTOREGRESSIVE = PluginSpec(
@@ -115,6 +117,7 @@ NICE = PluginSpec(
     paper=_NICE_PAPER,
     bibtex=_NICE_BIBTEX,
     check_options=_SMALL,
+    version="2",  # rotations are powers of a Cayley transform
 )
 
 GIN = PluginSpec(
@@ -131,6 +134,7 @@ GIN = PluginSpec(
     paper=_GIN_PAPER,
     bibtex=_GIN_BIBTEX,
     check_options=_SMALL,
+    version="2",  # rotations are powers of a Cayley transform
 )
 
 CONV_GIN = PluginSpec(

@@ -28,4 +28,5 @@ CEF = PluginSpec(
   booktitle={Advances in Neural Information Processing Systems},
   year={2021}
 }""",
+    version="2",  # rotations are powers of a Cayley transform
 )
