@@ -17,7 +17,7 @@ from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_number, check_positive
+from flowzoo.validation import check_draw, check_finite, check_number, check_positive
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import collapse_message
@@ -308,9 +308,9 @@ class SpreadFlow(FlowOverPrior):
         it sees a sphere as it is, which no plane holds without one more axis. O(D^3) a row.
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device.
+            ValueError: x has the wrong shape, dtype or device, or a non-finite row.
         """
-        z, atlas = self.codes(x), self.atlas()
+        z, atlas = self.codes(check_finite("x", x)), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
         noise_std = math.hypot(self.noise.end, self.data_noise.end)
