@@ -293,3 +293,16 @@ def test_log_scales_without_a_bound(coupling_class):
     assert log_scale.tolist() == pytest.approx(expected)
     with pytest.raises(ValueError, match="log_scale_bound: expected a finite number > 0 or 'none'"):
         coupling_class(4, hidden=(8,), log_scale_bound="off")
+
+
+def test_without_a_shape_columns_are_a_grey_square():
+    options = {"couplings": [1], "channels": 4, "hidden": [8]}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = ConvGIN(16, **options)
+        torch.manual_seed(0)
+        wanted = ConvGIN(16, shape=(1, 4, 4), **options)
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.encode(x).value, wanted.encode(x).value)
+    with pytest.raises(ValueError, match="shape: expected"):
+        ConvGIN(15, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,18 @@ class ImageShape(NamedTuple):
         if isinstance(shape, str) or len(shape) != 3:
             raise ValueError(f"shape: expected (C, H, W), got {shape!r}")
         return cls(*(check_positive("shape", size) for size in shape))
+
+    @classmethod
+    def square(cls, features: int) -> ImageShape:
+        """(1, S, S) of so many columns.
+
+        Raises:
+            ValueError: they are no square number.
+        """
+        side = math.isqrt(check_positive("features", features))
+        if side * side != features:
+            raise ValueError(f"shape: expected (C, H, W), as {features} columns are no grey square")
+        return cls(1, side, side)
 
     @property
     def features(self) -> int:

@@ -49,8 +49,8 @@ class GeneralisedGaussian(Prior):
 
     Example:
         >>> prior = GeneralisedGaussian(3, noise_std=0.1)
-        >>> prior.eigenvalues()
-        tensor([1., 1., 1.], dtype=torch.float64)
+        >>> prior.eigenvalues().tolist()
+        [1.0, 1.0, 1.0]
     """
 
     noise_knob: ClassVar[bool] = True

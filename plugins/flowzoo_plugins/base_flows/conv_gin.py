@@ -38,7 +38,7 @@ class ConvGIN(Stack):
 
     Args:
         features: D = C H W.
-        shape: (C, H, W); H and W are divisible by 2 for each scale.
+        shape: (C, H, W); H and W are divisible by 2 for each scale. One square channel when None.
         context_features: columns of the context, which enters every net.
         couplings: number of couplings of each scale.
         channels: channels inside the convolutional nets.
@@ -68,7 +68,7 @@ class ConvGIN(Stack):
         self,
         features: int,
         *,
-        shape: Sequence[int],
+        shape: Sequence[int] | None = None,
         context_features: int = 0,
         couplings: Sequence[int] = (2, 2),
         channels: int = 16,
@@ -82,7 +82,7 @@ class ConvGIN(Stack):
         translation_bound: Bound = "none",
         flat_log_scale_bound: Bound | None = None,
     ) -> None:
-        size = ImageShape.of(shape)
+        size = ImageShape.square(features) if shape is None else ImageShape.of(shape)
         if size.features != features:
             raise ValueError(
                 f"features: expected {size.features} for {tuple(size)}, got {features}"

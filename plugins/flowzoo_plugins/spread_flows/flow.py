@@ -17,7 +17,7 @@ from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_finite, check_number, check_positive
+from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import collapse_message
@@ -310,7 +310,7 @@ class SpreadFlow(FlowOverPrior):
         Raises:
             ValueError: x has the wrong shape, dtype or device, or a non-finite row.
         """
-        z, atlas = self.codes(check_finite("x", x)), self.atlas()
+        z, atlas = self.codes(self._checked(x)), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
         noise_std = math.hypot(self.noise.end, self.data_noise.end)
@@ -390,6 +390,9 @@ class SpreadFlow(FlowOverPrior):
 
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         return self.sample(num, temperature=temperature, generator=generator)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        return check_finite("x", check_rows("x", x, self.features, self._reference()))
 
     def _decode_rows(self, z: Tensor) -> Tensor:
         return self._decode(z)[0]
