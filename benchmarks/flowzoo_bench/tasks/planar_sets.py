@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from math import log, pi
 
@@ -57,8 +58,9 @@ class GraphTask(EmbeddedTask):
     def _support(self, num: int, rng: Generator) -> Tensor:
         return self.place(torch.as_tensor(rng.standard_normal((num, 1))))
 
+    @abstractmethod
     def _height(self, x1: Tensor) -> Tensor:
-        raise NotImplementedError
+        """x2 over x1, (N, 1) both."""
 
 
 class Line(GraphTask):

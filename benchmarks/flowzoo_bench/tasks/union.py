@@ -96,7 +96,7 @@ class ManifoldUnion(EmbeddedTask):
         return torch.where(of_sheet[:, None], sheet(coordinates), self.curve.position(angle))
 
     def _surface_log_prob(self, x: Tensor) -> Tensor:
-        raise NotImplementedError  # of no common measure: log_prob is not called
+        raise TypeError("log_prob: a curve and a surface have no common measure without noise")
 
     def _blurred_log_prob(self, x: Tensor) -> Tensor:
         curve, surface = self._blurred

@@ -112,7 +112,7 @@ def _asked_twice(model: Mixture, name: str) -> Tensor:
             found.append(torch.as_tensor(ask()).clone())
     same = found[0].shape == found[1].shape
     require(
-        same and torch.equal(found[0].nan_to_num(), found[1].nan_to_num()),
+        same and bool(torch.isclose(found[0], found[1], rtol=0.0, atol=0.0, equal_nan=True).all()),
         f"{name}: asked twice, first {found[0].tolist()}, then {found[1].tolist()}",
     )
     return found[0]
