@@ -362,6 +362,21 @@ def test_the_entropy_of_noise_on_the_data_is_none_of_the_flow():
     assert all(entropy < one["surrogate"].mean().item() for one in found)
 
 
+@pytest.mark.parametrize("spread", ["latent", "data"])
+def test_the_monitored_entropy_is_not_below_the_floor(spread):
+    """Of codes on a line of deviation e^-s: log(1 + e^-2s / sigma^2) / 2 above it, to log N."""
+    x, noise = line_rows(1200)
+    for s in (0.0, 2.0, 4.0):
+        model = model_of(Diagonal(0.0, 0.0), 2, spread=spread, entropy="drop", noise=0.05)
+        watched = objective(model).monitor(math.exp(-s) * x, noise)
+        above = (watched["entropy"] - watched["floor"]).mean().item()
+        expected = 0.5 * math.log1p(math.exp(-2 * s) / 0.05**2)
+        assert above == pytest.approx(expected, abs=0.03)
+    apart = objective(model).monitor(1e3 * x, noise)
+    above = (apart["entropy"] - apart["floor"]).mean().item()
+    assert above == pytest.approx(math.log(1200), abs=0.02)
+
+
 def test_training_tells_when_the_loss_passes_the_floor():
     x = rows(600, 1) @ torch.tensor([[0.3, 0.15, 0.06, 0.03]], dtype=F64)
     options = {"steps": 120, "batch_size": 100, "lr": 3e-2}
@@ -410,8 +425,8 @@ def test_the_floor_has_the_chance_of_the_loss(options):
         watched = objective(model).monitor(torch.zeros(20, 1024, dtype=F64), noise)
     torch.testing.assert_close(watched["surrogate"], watched["floor"], rtol=1e-6, atol=0)
     expected = noise_entropy(1024, torch.tensor(math.hypot(0.01, more), dtype=F64))
-    if "spread" in options:  # all rows at one place: the estimate is exact
-        torch.testing.assert_close(watched["entropy"], watched["floor"], rtol=1e-7, atol=0)
+    # all rows at one place: the estimate is exact
+    torch.testing.assert_close(watched["entropy"], watched["floor"], rtol=1e-7, atol=0)
     assert 10.0 < float((watched["floor"] - expected).abs().max()) < 150.0
     means = {name: float(value.mean()) for name, value in watched.items()}
     assert "reached its floor" in collapse_message(means)

@@ -142,8 +142,16 @@ class GeneralisedGaussianMixture(Prior):
         return torch.stack([self.part(k).eigenvalues() for k in range(self.components)])
 
     @torch.no_grad()
-    def start(self, z: Tensor, generator: torch.Generator) -> None:
+    def start(
+        self, z: Tensor, generator: torch.Generator, *, noise_std: float | None = None
+    ) -> None:
         """Take the mixture of full Gaussians that EM finds in codes z (N, D), in place.
+
+        Args:
+            z: codes.
+            generator: of where EM starts.
+            noise_std: of noise that training adds to the codes and that z does not have yet; all
+                of the prior's when None, 0 for codes that have it.
 
         Raises:
             ValueError: fewer rows than parts.
@@ -154,9 +162,10 @@ class GeneralisedGaussianMixture(Prior):
         if len(z) < self.components:
             raise ValueError(f"z: expected at least {self.components} rows, got {len(z)}")
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+        variance = float(self.noise_std) ** 2
         model = GaussianMixture(
             self.components,
-            reg_covar=float(self.noise_std) ** 2,
+            reg_covar=variance,  # which EM adds to each axis
             n_init=3,
             random_state=seed,
         )
@@ -168,6 +177,8 @@ class GeneralisedGaussianMixture(Prior):
             torch.as_tensor(found).to(z)
             for found in (model.means_, model.covariances_, model.weights_)
         )
+        if noise_std is not None:
+            covariances.diagonal(dim1=1, dim2=2).add_(noise_std**2 - variance)
         for index in range(self.components):
             self.part(index).start(means[index], covariances[index])
         self.logits.copy_(weights.log())

@@ -21,12 +21,14 @@ class SpreadRows(NamedTuple):
     Attributes:
         x: with the noise on the data, (N, D).
         z: their codes, (N, D).
-        cross: -log p of the codes with the noise on them, (N,).
+        noisy: the codes with the noise on them, (N, D).
+        cross: -log p of the noisy codes, (N,).
         log_abs_det: log|det dz/dx|, (N,).
     """
 
     x: Tensor
     z: Tensor
+    noisy: Tensor
     cross: Tensor
     log_abs_det: Tensor
 
@@ -63,8 +65,8 @@ def spread_rows(
     elif data_std > 0.0:
         x = x + data_std * noise[:, x.shape[1] :]
     z, log_abs_det = encode(x)
-    inside = z if spread == "data" else z + std * first
-    return SpreadRows(x, z, -prior.log_prob(inside, noise_std=std), log_abs_det)
+    noisy = z if spread == "data" else z + std * first
+    return SpreadRows(x, z, noisy, -prior.log_prob(noisy, noise_std=std), log_abs_det)
 
 
 def watched(
@@ -73,7 +75,9 @@ def watched(
     """The loss without entropy, the entropy it leaves out, the floor of both; nats, (N,) each.
 
     Noise on the codes has entropy H(sigma epsilon) whatever f does, and the loss takes off
-    log|det J|; noise on the data comes under f itself, and its entropy is none of f's.
+    log|det J|; noise on the data comes under f itself, and its entropy is none of f's. The entropy
+    is taken where the noise has brought the rows: at their centres, as eq. 39 takes it for the
+    loss, it comes out half a nat an axis of noise too low, and may lie below the floor.
 
     Args:
         rows: as ``spread_rows`` has them.
@@ -86,7 +90,8 @@ def watched(
     if spread == "data":
         entropy = -mixture_log_prob(rows.x, std, clean)
     else:
-        entropy, floor = -mixture_log_prob(rows.z, std), floor - rows.log_abs_det
+        entropy = -mixture_log_prob(rows.noisy, std, rows.z) - rows.log_abs_det
+        floor = floor - rows.log_abs_det
     return {"surrogate": rows.surrogate, "entropy": entropy, "floor": floor}
 
 

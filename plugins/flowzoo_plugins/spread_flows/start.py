@@ -23,7 +23,7 @@ def start_prior(
         generator: of EM's start.
     """
     if isinstance(prior, GeneralisedGaussianMixture):
-        prior.start(z, generator)
+        prior.start(z, generator, noise_std=noise_std)
         return
     mean = z.double().mean(dim=0)
     about = z.double() - mean
