@@ -540,6 +540,20 @@ def test_rows_in_order_start_as_rows_shuffled(monkeypatch):
     assert {float(row[0]) > 3.0 for row in model.centres} == {True, False}
 
 
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("spread", ["latent", "data"])
+def test_the_start_counts_the_noise_once(spread, components):
+    """A A' is the covariance of the rows without noise, wherever the noise goes."""
+    deviations = torch.tensor([0.3, 0.2, 0.1], dtype=F64)
+    x = rows(20_000, 3) * deviations
+    x[::2] += 5.0 * (components - 1)
+    options = {"spread": spread, "noise": 0.2, "components": components}
+    model = started(model_of(Diagonal(0.0, 0.0, 0.0), 3, **options), x)
+    values = model.prior.eigenvalues().detach().reshape(components, 3)
+    expected = deviations.square().expand(components, 3)
+    torch.testing.assert_close(values, expected, rtol=0.05, atol=1e-3)
+
+
 def test_training_under_noise_is_validated_under_it():
     """A segment, held-out rows among the others: one objective, one value, half a nat less without.
 
