@@ -114,7 +114,7 @@ def test_whitening_is_a_gaussian_with_the_datas_moments():
 
 def test_rotation_keeps_distances_and_shares_the_axes_between_halves():
     x = rows()
-    flow = Whitening(5, unit_variance=False).double()
+    flow = Whitening(5, scaling="none").double()
     flow.fit(x)
     z, volume = flow.encode(x)
     assert not volume.any()
@@ -124,6 +124,24 @@ def test_rotation_keeps_distances_and_shares_the_axes_between_halves():
     torch.testing.assert_close(torch.cov(z.T, correction=0), torch.diag(std**2))
     expected = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0).sqrt()
     torch.testing.assert_close(std, expected[[0, 2, 4, 1, 3]])
+
+
+def test_similarity_keeps_angles_and_gives_the_longest_axis_unit_variance():
+    x = rows()
+    flow = Whitening(5, scaling="longest").double()
+    flow.fit(x)
+    z, volume = flow.encode(x)
+    longest = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-1].sqrt()
+    torch.testing.assert_close(torch.cdist(z[:20], z[:20]), torch.cdist(x[:20], x[:20]) / longest)
+    torch.testing.assert_close(volume, -5.0 * longest.log().expand(len(x)))
+    back, again = flow.decode(z)
+    torch.testing.assert_close(back, x)
+    assert torch.equal(volume, again)
+    assert z.std(dim=0, correction=0).max().item() == pytest.approx(1.0)
+    flow.fit(torch.full((3, 5), 7.0, dtype=torch.float64))  # rows that do not vary stay as they are
+    assert not flow.log_abs_det
+    with pytest.raises(ValueError, match="scaling: expected one of"):
+        Whitening(5, scaling="all")
 
 
 def test_whitening_of_constant_columns_is_finite_and_of_no_rows_refused():

@@ -274,7 +274,7 @@ def test_bad_options_are_refused():
         ({"loading": "sparse"}, "loading"),
         ({"loading": {"name": "up-sampling", "shape": [1, 4, 4]}}, "loading"),
         ({"ard": 1.0, "latent_features": 3}, "latent_features: expected below 3 with ard"),
-        ({"ard": 1.0, "frame": "pca"}, "frame: expected 'none' or 'rotation' with ard"),
+        ({"ard": 1.0, "frame": "pca"}, "frame: expected 'none', 'rotation' or 'similarity' with"),
         ({"ard": 1.0, "start": "random"}, "start: expected 'principal' with ard"),
     ):
         with pytest.raises(ValueError, match=name):

@@ -169,6 +169,42 @@ def test_a_sphere_has_the_dimension_of_its_surface(data_noise):
     assert model.local_dimension(x).tolist() == [3] * 40
 
 
+def test_the_threshold_decides_what_is_noise():
+    """Variances over sigma^2 of 1000, 100, 0.1; where the density is looked at, one more each."""
+    x = torch.zeros(2, 3, dtype=F64)
+    found = {}
+    for threshold in (1.0, 200.0):
+        model = model_of(Diagonal(0.0, 0.0, 0.0), 3, noise=0.1, threshold=threshold)
+        with torch.no_grad():
+            model.prior.weight.copy_(torch.diag(torch.tensor([10.0, 1.0, 0.001])).sqrt())
+        local = model.local_dimension(x).tolist()
+        found[threshold] = (int(model.intrinsic_dimension()), *local)
+    assert found == {1.0: (2, 2, 2), 200.0: (1, 1, 1)}
+    with torch.no_grad():  # nothing but noise
+        model.prior.weight.copy_(math.sqrt(0.001) * torch.eye(3))
+    assert int(model.intrinsic_dimension()) == 0 and not model.local_dimension(x).any()
+
+
+@pytest.mark.parametrize(("more", "expected"), [(0.0, 2), (0.3, 1)])
+def test_local_dimension_counts_the_noise_of_the_data_as_noise(more, expected):
+    """Of deviations 1 and 0.5: beside noise of 0.1 both are signal, beside 0.32 the first is."""
+    model = model_of(Diagonal(0.0, 0.0), noise=0.1, data_noise=more)
+    with torch.no_grad():
+        model.prior.weight.copy_(torch.diag(torch.tensor([1.0, 0.5])))
+    assert model.local_dimension(torch.zeros(1, 2, dtype=F64)).tolist() == [expected]
+
+
+def test_rows_that_are_not_finite_are_refused():
+    model = model_of(NICE)
+    x = torch.tensor([[0.0, math.nan]], dtype=F64)
+    for method in (model.embed, model.reconstruct, model.assign, model.local_dimension):
+        with pytest.raises(ValueError, match=r"x: .*finite"):
+            method(x)
+    for dimension in (1.5, True, 3):
+        with pytest.raises(ValueError, match="dimension: expected 0 to 2"):
+            model.sample(3, dimension=dimension)
+
+
 def test_local_dimension_does_not_see_what_a_takes_back():
     """f followed by a linear map of determinant 1, A by the same: the density stays as it is."""
     x = rows(30) * torch.tensor([1.0, 0.0])
@@ -241,7 +277,7 @@ def test_embeddings_of_parts_are_padded_to_the_largest(union):
         ({"components": 0}, "components: expected"),
         ({"rank": 4}, "rank: expected at most"),
         ({"noise": 0.0}, "noise"),
-        ({"spread": "data", "frame": "pca"}, "frame: expected 'none' or 'rotation'"),
+        ({"spread": "data", "frame": "pca"}, "frame: expected 'none', 'rotation' or"),
         ({"threshold": 0.0}, "threshold: expected"),
         ({"prior_lr": 0.0}, "prior_lr: expected"),
         ({"base_flow": {"name": "cef", "latent_features": 1, "base_flow": REALNVP}}, "base_flow"),

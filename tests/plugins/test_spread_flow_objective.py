@@ -148,6 +148,12 @@ def test_a_little_more_noise_on_the_data_does_the_same_for_noisy_codes():
     assert losses == pytest.approx([losses[0]] * 3, abs=0.01)
 
 
+def test_entropy_of_a_mixture_does_not_depend_on_where_it_is():
+    z = 0.02 * rows(50)
+    near, far = (mixture_log_prob(z + shift, torch.tensor(0.01, dtype=F64)) for shift in (0, 1e6))
+    torch.testing.assert_close(near, far, rtol=0, atol=1e-3)
+
+
 def test_entropy_of_a_mixture_at_its_centres():
     z, std = rows(30, 3), torch.tensor(0.4, dtype=F64)
     reference = MixtureSameFamily(
@@ -181,6 +187,11 @@ def test_a_flow_that_changes_volume_keeps_its_log_det():
     torch.testing.assert_close(watched["surrogate"], cross - volume, rtol=1e-6, atol=1e-6)
     drawn = -Normal(0.0, 0.01).log_prob(0.01 * noise).sum(dim=1)
     torch.testing.assert_close(watched["floor"], drawn - volume, rtol=1e-6, atol=1e-6)
+    codes = model.codes(x)
+    kernels = MultivariateNormal(codes, 1e-4 * torch.eye(3, dtype=F64))
+    mixture = MixtureSameFamily(Categorical(torch.ones(7, dtype=F64)), kernels)
+    entropy = -mixture.log_prob(codes + 0.01 * noise) - volume
+    torch.testing.assert_close(watched["entropy"], entropy, rtol=1e-6, atol=1e-6)
 
 
 def test_with_its_log_det_a_scale_is_not_rewarded():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from flowzoo.training import TrainingData, fit, train_pack
+from flowzoo.training import TrainingData, TrainingWarning, fit, train_pack
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
@@ -244,3 +244,72 @@ def test_packed_training_equals_training_alone():
         scores = [flow.eval().log_prob(x).detach() for flow in (one, other)]
         torch.testing.assert_close(*scores, atol=1e-7, rtol=1e-9)
         assert torch.equal(one.kept, other.kept)
+
+
+@pytest.mark.parametrize("options", [{}, {"spread": "data"}, {"spread": "data", "components": 2}])
+def test_the_unit_of_the_data_changes_nothing(options):
+    """Powers of two, so that rounding is the same; densities are those of other units."""
+    training = {"steps": 60, "batch_size": 100, "lr": 1e-2}
+    x = sine(600)
+    found = []
+    for unit in (1.0, 2.0**-12, 2.0**10):
+        torch.manual_seed(0)
+        noises = {"noise": 0.03 * unit, "data_noise": 0.01 * unit}
+        model = SpreadFlow(2, base_flow=CURVED, training=training, **noises, **options).double()
+        result = fit(model, unit * x[:500], unit * x[500:], seed=0)
+        monitored = next(stage for stage in result.stages if stage.curve).curve[-1].monitored
+        shift = 2.0 * math.log(unit)
+        found.append(
+            {
+                "dimension": model.intrinsic_dimension().double(),
+                "spectrum": model.spectrum(),
+                "local": model.local_dimension(unit * x[:9]),
+                "density": model.log_prob(unit * x[:9]) + shift,
+                "draws": model.sample(9, generator=generator()) / unit,
+                "points": model.reconstruct(unit * x[:9], 1) / unit,
+                "monitored": torch.tensor(list(monitored.values()), dtype=F64) - shift,
+            }
+        )
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_training_tells_a_dimension_that_tells_nothing():
+    few = rows(5, 8)
+    for x, said in (
+        (few, "dimension: 4 axes of 5 rows"),
+        (1e-4 * rows(200, 8), "collapse: no axis"),
+    ):
+        options = {"noise": 0.01, "training": {"steps": 4, "batch_size": 50}}
+        with pytest.warns(TrainingWarning, match=said):
+            fit(model_of(NICE, 8, **options), x, x, seed=0)
+
+
+def test_what_is_watched_and_validated_has_the_last_noise():
+    """Of noise that falls tenfold; the codes are the rows themselves."""
+    falling = {"start": 0.5, "end": 0.05}
+    x, noise = rows(300), rows(300, seed=1)
+    for spread, entropy in (("latent", "kde"), ("data", "drop")):
+        options = {"spread": spread, "entropy": entropy}
+        falls, last = (
+            objective(started(model_of(Diagonal(0.0, 0.0), noise=level, **options), x))
+            for level in (falling, 0.05)
+        )
+        for name, value in last.monitor(x, noise).items():
+            if name != "surrogate":  # whose A starts under the first noise on the data
+                torch.testing.assert_close(falls.monitor(x, noise)[name], value)
+        if spread == "latent":
+            torch.testing.assert_close(falls.validate(x, noise), last.validate(x, noise))
+
+
+def test_parts_start_by_the_generator():
+    """EM's start is drawn, as nothing else of it is."""
+    x = rows(500)  # one piece, which any halves
+    model = model_of(NICE, components=2)
+    found = []
+    for seed in (0, 0, 1, 2):
+        model.prior.start(x, generator(seed))
+        found.append(model.prior.part(0).mean.detach().clone())
+    assert torch.equal(found[0], found[1])
+    assert not all(torch.allclose(found[0], other, atol=1e-3) for other in found[2:])

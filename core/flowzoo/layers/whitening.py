@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -58,17 +58,24 @@ def principal_whitener(
     return Whitener(mean, axes / std, std[:, None] * axes.T, -std.log().sum())
 
 
-def principal_rotation(rows: Tensor) -> Whitener:
+def principal_rotation(rows: Tensor, *, unit: bool = False) -> Whitener:
     """The principal axes of rows (N, D), float64, unscaled: distances and volumes stay.
 
     Axes go to the two halves of the columns in turn, from the leading one on, so that couplings by
-    halves have as much of the data on either side.
+    halves have as much of the data on either side. With ``unit`` all of them are divided by one
+    number, and the leading one has unit variance: a similarity.
     """
     mean = rows.mean(dim=0)
     centred = rows - mean
-    axes = torch.linalg.eigh(centred.T @ centred / len(rows)).eigenvectors.flip(1)
+    variance, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
+    std = variance[-1].clamp(min=0.0).sqrt() if unit else variance.new_ones(())
+    std = torch.where(std > 0.0, std, torch.ones_like(std))  # rows that do not vary stay
+    axes = axes.flip(1)
     axes = torch.cat([axes[:, 0::2], axes[:, 1::2]], dim=1)
-    return Whitener(mean, axes, axes.T, axes.new_zeros(()))
+    return Whitener(mean, axes / std, axes.T * std, -len(axes) * std.log())
+
+
+Scaling = Literal["axes", "longest", "none"]
 
 
 class Whitening(BaseFlow):
@@ -77,11 +84,12 @@ class Whitening(BaseFlow):
     .. math:: z = (x - \mu) W, \qquad \log|\det dz/dx| = \log|\det W|
 
     The map is data, not parameters. With unit variances a standard normal prior behind it alone is
-    the Gaussian with the data's mean and covariance; without, the map is a rotation.
+    the Gaussian with the data's mean and covariance; unscaled, the map is a rotation.
 
     Args:
         features: D.
-        unit_variance: whether the components are scaled; ``principal_rotation`` otherwise.
+        scaling: ``axes`` gives each component unit variance; ``longest`` divides all by one number
+            that gives it to the longest; ``none`` divides none.
         shrinkage: share of the mean variance mixed into the covariance, in [0, 1].
 
     Raises:
@@ -99,11 +107,11 @@ class Whitening(BaseFlow):
     colour: Tensor  # (D, D), the inverse of whiten
     log_abs_det: Tensor  # (), log|det whiten|
 
-    def __init__(
-        self, features: int, *, unit_variance: bool = True, shrinkage: float = 0.0
-    ) -> None:
+    def __init__(self, features: int, *, scaling: Scaling = "axes", shrinkage: float = 0.0) -> None:
         super().__init__(features)
-        self.unit_variance = unit_variance
+        if scaling not in get_args(Scaling):
+            raise ValueError(f"scaling: expected one of {get_args(Scaling)}, got {scaling!r}")
+        self.scaling = scaling
         self.shrinkage = check_number("shrinkage", shrinkage, most=1.0)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whiten", torch.eye(features))
@@ -120,10 +128,10 @@ class Whitening(BaseFlow):
         if len(check_rows("x", x, self.features)) == 0:
             raise ValueError("x: expected at least one row, got none")
         rows = x.detach().double().cpu()
-        if self.unit_variance:
+        if self.scaling == "axes":
             found = principal_whitener(rows, variance_floor(rows), shrinkage=self.shrinkage)
         else:
-            found = principal_rotation(rows)
+            found = principal_rotation(rows, unit=self.scaling == "longest")
         for name, value in found._asdict().items():
             getattr(self, name).copy_(value)
 

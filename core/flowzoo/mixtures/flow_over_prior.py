@@ -20,13 +20,15 @@ from flowzoo.interfaces import (
 )
 from flowzoo.interfaces.stage import Prepare
 from flowzoo.layers import Thickened, Whitening, surface_log_prob
+from flowzoo.layers.whitening import Scaling
 from flowzoo.priors import Product, StandardNormal, build_prior
 from flowzoo.registry import build_part
 from flowzoo.training.injective import InjectiveTraining
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_draw, check_rows
 
-Frame = Literal["none", "pca", "rotation"]
+Frame = Literal["none", "pca", "rotation", "similarity"]
+_SCALING: Mapping[str, Scaling] = {"pca": "axes", "rotation": "none", "similarity": "longest"}
 _TRAINING: Mapping[str, Any] = {"epochs": 100, "lr": 1e-4, "batch_size": 128, "patience": 10}
 
 
@@ -47,7 +49,8 @@ class FlowOverPrior(Mixture):
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional flow.
         prior: name, ``{"name": ..., **options}`` or a built prior, of the flow's latent space.
         frame: a map by the data's moments before the base flow: ``pca`` whitens them, ``rotation``
-            only turns them to their principal axes, ``none`` leaves them.
+            only turns them to their principal axes, ``similarity`` also divides them by the
+            standard deviation along the longest, ``none`` leaves them.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10.
 
     Raises:
@@ -254,7 +257,7 @@ def build_frame(frame: Frame, features: int) -> Whitening | None:
     """
     if frame not in get_args(Frame):
         raise ValueError(f"frame: expected one of {get_args(Frame)}, got {frame!r}")
-    return None if frame == "none" else Whitening(features, unit_variance=frame == "pca")
+    return None if frame == "none" else Whitening(features, scaling=_SCALING[frame])
 
 
 def _closed(name: str, prepare: Prepare) -> Stage:

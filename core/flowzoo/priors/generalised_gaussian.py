@@ -118,16 +118,16 @@ class GeneralisedGaussian(Prior):
 
     def _low_rank(self, offset: Tensor, std: Tensor) -> Tensor:
         """By Woodbury's identity, the quadratic form as a sum of squares, which keeps digits."""
-        loading = self.loading() / std
-        gram = loading.double().mT @ loading.double()
+        std = std.double()
+        loading = self.loading().double() / std
         identity = torch.eye(self.rank, dtype=torch.float64, device=offset.device)
-        factor = DenseFactor(gram + identity, offset.dtype)
-        scaled = offset / std
+        factor = DenseFactor(loading.mT @ loading + identity, torch.float64)
+        scaled = offset.double() / std
         mean = factor.solve(scaled @ loading)
         rest = scaled - mean @ loading.mT
         squares = rest.square().sum(dim=1) + mean.square().sum(dim=1)
         volume = factor.log_det() + 2.0 * self.features * std.log()
-        return -0.5 * (squares + volume + self.features * _LOG_2PI)
+        return -0.5 * (squares + volume + self.features * _LOG_2PI).to(offset.dtype)
 
     # -- draws -----------------------------------------------------------------------------------
 
@@ -256,6 +256,6 @@ class GeneralisedGaussian(Prior):
     def _kept(self, dimension: int | None) -> int:
         if dimension is None:
             return self.rank
-        if isinstance(dimension, bool) or not 0 <= dimension <= self.rank:
+        if type(dimension) is not int or not 0 <= dimension <= self.rank:
             raise ValueError(f"dimension: expected 0 to {self.rank}, got {dimension!r}")
         return dimension

@@ -73,7 +73,8 @@ class DeepNIF(Mixture):
         training_samples: draws a row in training; their code takes 16 to 32.
         num_samples: S, draws a row in evaluations.
         frame: ``pca`` whitens the data by their moments before the base flow, ``rotation`` turns
-            them to their principal axes, ``none`` leaves them.
+            them to their principal axes, ``similarity`` also gives the longest unit variance,
+            ``none`` leaves them.
         start: ``principal`` starts a Gaussian injection at the data's principal directions; other
             injections, and ``random``, start with orthogonal columns of A.
         training: changes to 100 epochs of Adam at 1e-4, batches of 128, patience 10, gradient norm

@@ -46,7 +46,8 @@ class NoisyInjectiveFlow(FlowOverPrior):
         latent_features: d; half of D, rounded up, when None.
         base_flow: name, ``{"name": ..., **options}`` or a built, unconditional flow.
         frame: ``pca`` whitens the data by their moments before the base flow, ``rotation`` turns
-            them to their principal axes, ``none`` leaves them.
+            them to their principal axes, ``similarity`` also gives the longest unit variance,
+            ``none`` leaves them.
         loading: A: ``dense``, ``{"name": "up-sampling", "shape": ..., "factor": ...}``, or built.
         isotropic: one standard deviation of the noise for all columns.
         noise_std: the noise's standard deviation to start from, where the start is random.
@@ -312,7 +313,9 @@ def _check_ard(start: Start, frame: Frame, gaussian: NoisyInjectiveGaussian) -> 
     if start != "principal":
         raise ValueError(f"start: expected 'principal' with ard, got {start!r}")
     if frame == "pca":
-        raise ValueError("frame: expected 'none' or 'rotation' with ard, whitening hides the noise")
+        raise ValueError(
+            "frame: expected 'none', 'rotation' or 'similarity' with ard, whitening hides the noise"
+        )
     gaussian.check_ard()
 
 

@@ -60,9 +60,9 @@ class Annealing:
 
     def at(self, progress: float) -> float:
         """The standard deviation at a share ``progress`` of the training."""
-        if progress <= self.hold or self.start == self.end:
-            return self.start
         if progress >= self.until:
             return self.end
+        if progress <= self.hold or self.start == self.end:
+            return self.start
         share = (progress - self.hold) / (self.until - self.hold)
         return float(self.start ** (1.0 - share) * self.end**share)

@@ -1,9 +1,9 @@
-"""When the loss without entropy says that nothing but noise is left."""
+"""What training warns of: nothing but noise left, and dimensions that tell nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _ONE_AXIS = 0.5 * math.log(2.0)
 """What one axis with as much signal as noise has above the entropy of the noise, in nats."""
@@ -25,3 +25,23 @@ def collapse_message(means: Mapping[str, float]) -> str | None:
         f"{floor:.2f}, the entropy of the noise; codes are no wider than the noise and the "
         f"spectrum tells no dimension"
     )
+
+
+def dimension_messages(dimensions: Sequence[int], rows: int) -> list[str]:
+    """Warnings about the dimensions found of each part, from so many training rows.
+
+    The loss cannot say of many columns what the spectrum says: a little signal in each of them is
+    more, together, than one axis has.
+    """
+    said = []
+    if min(dimensions) == 0:
+        said.append(
+            "collapse: no axis of A A' stands out of the noise, codes are no wider than it, and "
+            "the dimension found is 0"
+        )
+    if max(dimensions) >= rows - 1:
+        said.append(
+            f"dimension: {max(dimensions)} axes of {rows} rows, which span no more: it is that of "
+            f"these rows, not of what they were drawn from"
+        )
+    return said

@@ -24,6 +24,8 @@ def mixture_log_prob(z: Tensor, noise_std: Tensor, centres: Tensor | None = None
     """
     exact, variance = z.double(), noise_std.double().square()
     others = exact if centres is None else centres.double()
+    middle = others.mean(dim=0)  # far from it the squares below would lose their digits
+    exact, others = exact - middle, others - middle
     norms, other_norms = exact.square().sum(dim=1), others.square().sum(dim=1)
     squares = norms[:, None] + other_norms[None, :] - 2.0 * exact @ others.mT
     squares = squares.clamp(min=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,15 +13,17 @@ from torch import Tensor
 from flowzoo.dimension import SpectrumRank, rank_of_spectrum
 from flowzoo.interfaces import EXACT, BaseFlow, Evaluation, Injection, Measure, Stage
 from flowzoo.interfaces.stage import ParameterGroup
+from flowzoo.layers import Whitening
 from flowzoo.mixtures import FlowOverPrior, Frame
 from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
+from flowzoo.training.watching import TrainingWarning
 from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
-from flowzoo_plugins.spread_flows.collapse import collapse_message
+from flowzoo_plugins.spread_flows.collapse import collapse_message, dimension_messages
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
 from flowzoo_plugins.spread_flows.objective import Spread, SpreadRows, spread_rows, watched
@@ -71,10 +74,11 @@ class SpreadFlow(FlowOverPrior):
             that keeps volume (``nice``, ``gin``, ``conv-gin``) the spectrum can tell the dimension;
             any other trades noise for signal freely and, without noise on the data, stretches what
             has no width without end.
-        frame: ``rotation`` turns the data to their principal axes before the base flow, ``pca``
-            whitens them, ``none`` leaves them.
-        noise: sigma, in units of the data: far below their extent, above what noise they have. Or
-            ``{"start", "end", "hold", "until"}``, see ``Annealing``.
+        frame: ``similarity`` turns the data to their principal axes and divides them by the
+            standard deviation along the longest, so that their unit changes nothing; ``rotation``
+            only turns them, ``pca`` whitens them, ``none`` leaves them, as images need it.
+        noise: sigma, in units of the data (of whitened data for ``pca``): far below their extent,
+            above what noise they have. Or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
         data_noise: the same, of more noise added to the data in training; 0 for none.
         spread: ``latent``, ``data``, or ``offset``: sigma itself added to every code, as the
             paper's code does.
@@ -122,7 +126,7 @@ class SpreadFlow(FlowOverPrior):
         features: int,
         *,
         base_flow: Mapping[str, Any] | str | BaseFlow = _FLOW,
-        frame: Frame = "rotation",
+        frame: Frame = "similarity",
         noise: float | Mapping[str, Any] | Annealing = 0.01,
         data_noise: float | Mapping[str, Any] | Annealing = 0.0,
         spread: Spread = "latent",
@@ -153,7 +157,8 @@ class SpreadFlow(FlowOverPrior):
             raise ValueError("start: expected 'principal' with components, or all stay alike")
         if spread == "data" and frame == "pca":
             raise ValueError(
-                "frame: expected 'none' or 'rotation' for noise on the data, whitening changes it"
+                "frame: expected 'none', 'rotation' or 'similarity' for noise on the data, "
+                "which whitening changes"
             )
         flow: BaseFlow = build_part("base-flow", base_flow, features=features)
         if isinstance(flow, Injection):
@@ -224,7 +229,11 @@ class SpreadFlow(FlowOverPrior):
 
     @torch.no_grad()
     def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
-        """Choose the centres, and A by the codes' moments where they are asked for."""
+        """Take sigma to the units of the codes, choose the centres, and A by the codes' moments."""
+        if isinstance(self.frame, Whitening) and self.frame.scaling == "longest":
+            unit = torch.linalg.vector_norm(self.frame.colour[0].double())
+            for part in self.atlas().parts:
+                part.noise_std.copy_(self.noise.end / unit)
         order = torch.randperm(len(x_train), generator=generator, device=generator.device)
         order = order.to(x_train.device)
         self.centres.copy_(x_train[order[torch.arange(_CENTRES, device=order.device) % len(order)]])
@@ -234,12 +243,15 @@ class SpreadFlow(FlowOverPrior):
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         with as_in_training(self):
             z = self._encode(x + self._data_std(0.0) * noise)[0]
-        inside = 0.0 if self.spread == "data" else self.noise.end
+        inside = 0.0 if self.spread == "data" else float(self._prior().noise_std)
         start_prior(self._prior(), z, inside, generator)
 
     @torch.no_grad()
     def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        """Keep the dimension found, and say where it tells nothing."""
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
+        for said in dimension_messages(self.kept.tolist(), len(x_train)):
+            warnings.warn(said, TrainingWarning, stacklevel=2)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         rows = self._spread(x, noise, progress)
@@ -260,8 +272,10 @@ class SpreadFlow(FlowOverPrior):
         return value
 
     def _monitor(self, x: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
-        level = self._data_std(1.0) if self.spread == "data" else self.noise.end
-        return watched(self._spread(x, noise, 1.0), x, noise, self.spread, self._std(level))
+        std = self._std(self.noise.end)
+        if self.spread == "data":  # whose units are its own
+            std = torch.tensor(self._data_std(1.0), dtype=x.dtype, device=x.device)
+        return watched(self._spread(x, noise, 1.0), x, noise, self.spread, std)
 
     def _spread(self, x: Tensor, noise: Tensor, progress: float) -> SpreadRows:
         std, data_std = self._std(self.noise.at(progress)), self._data_std(progress)
@@ -273,7 +287,7 @@ class SpreadFlow(FlowOverPrior):
         return math.hypot(spread, self.data_noise.at(progress))
 
     def _std(self, value: float) -> Tensor:
-        """sigma as a tensor of the prior's dtype and device: its own, scaled."""
+        """sigma in units of the codes, of the prior's dtype and device: its own, scaled."""
         return self._prior().noise_std * (value / self.noise.end)
 
     def _prior(self) -> SpreadPrior:
@@ -325,7 +339,7 @@ class SpreadFlow(FlowOverPrior):
 
     def assign(self, x: Tensor) -> Tensor:
         """The part of highest posterior probability, (N,) int64."""
-        return self.atlas().assign(self.codes(x))
+        return self.atlas().assign(self.codes(self._checked(x)))
 
     def embed(self, x: Tensor, dimension: int | None = None) -> Tensor:
         """Coordinates of f(x) along the K leading axes of A A', (N, K); K as found, or given.
@@ -333,17 +347,19 @@ class SpreadFlow(FlowOverPrior):
         Of several parts those of the row's own, with zeros up to the largest K.
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device, or K is outside 0..R.
+            ValueError: x has the wrong shape, dtype or device, a non-finite row, or K is outside
+                0..R.
         """
-        return self.atlas(dimension).coordinates(self.codes(x))
+        return self.atlas(dimension).coordinates(self.codes(self._checked(x)))
 
     def reconstruct(self, x: Tensor, dimension: int | None = None) -> Tensor:
         """The point of the manifold of K dimensions whose code is nearest to f(x), (N, D).
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device, or K is outside 0..R.
+            ValueError: x has the wrong shape, dtype or device, a non-finite row, or K is outside
+                0..R.
         """
-        return self._decode_rows(self.atlas(dimension).onto(self.codes(x)))
+        return self._decode_rows(self.atlas(dimension).onto(self.codes(self._checked(x))))
 
     # -- density and draws -----------------------------------------------------------------------
 
