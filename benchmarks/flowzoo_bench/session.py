@@ -33,7 +33,7 @@ from flowzoo_bench.runspec import PackSpec, RunSpec, canonical
 EXPERIMENT, PACKS, PACK, OUTCOME = "experiment.json", "packs", "pack.json", "outcome.json"
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 _OURS = {
-    ".": (EXPERIMENT, "table.csv", "table.md", "paired.csv"),
+    ".": (EXPERIMENT, "table.csv", "table.md", "paired.csv", "spectra.csv"),
     "figures": ("*.png",),
     "records/*": (RECORD, SPEC, ARRAYS, WEIGHTS),
     "packs/*": (PACK, OUTCOME, f"{CHECKPOINT}*", PROGRESS),

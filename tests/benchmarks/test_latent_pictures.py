@@ -321,3 +321,32 @@ def test_a_report_draws_them_from_what_a_run_kept(tmp_path: Path) -> None:
     drawn = {path.stem.removeprefix("blob-") for path in (tmp_path / "figures").iterdir()}
     assert {"spectrum", "codes", "representations", "density"} <= drawn
     assert "sorted-images" not in drawn
+    header, line = (tmp_path / "spectra.csv").read_text("utf-8").splitlines()
+    assert header == "task,method,replicate,part,found,directions,ratios"
+    assert line == "blob,linear,0,0,2.0,3,9 4 0.5"
+
+
+def test_spectra_of_every_run_and_part_are_tabled(tmp_path: Path) -> None:
+    values = torch.tensor([[5.0, 0.1234567], [4.0, float("nan")]])
+    pair = {"data": torch.zeros(2, 2), "samples": torch.zeros(2, 2)}
+    for replicate, held in enumerate(
+        (
+            {"spectrum/values": values, "spectrum/found": torch.tensor([1.0])},
+            {"spectrum/values": torch.arange(99.0, 0.0, -1.0)[None]},
+            {},
+        )
+    ):
+        run = run_of("m", replicate)
+        put(tmp_path, run, density(-1.0))
+        save_file({**pair, **held}, run_folder(tmp_path, run.run_id) / ARRAYS)
+    asked = run_of("m", 3).model_copy(update={"keep": ("spectrum",)})
+    for damaged in (asked, run_of("m", 4)):  # the other had none to lose
+        put(tmp_path, damaged, density(-1.0))
+        (run_folder(tmp_path, damaged.run_id) / ARRAYS).write_bytes(b"no arrays")
+    put(tmp_path, run_of("m", 5), density(-1.0))  # without arrays
+    results = write_report(tmp_path, figures=False)
+    _, *lines = (tmp_path / "spectra.csv").read_text("utf-8").splitlines()
+    assert lines[:2] == ["blob,m,0,0,1.0,2,5 0.1235", "blob,m,0,1,,2,4 nan"]
+    assert lines[2].startswith("blob,m,1,0,,99,99 98 ") and lines[2].endswith(" 61 60")
+    assert len(lines) == 3
+    assert len(results.problems) == 1 and "no spectrum read: damaged" in results.problems[0]

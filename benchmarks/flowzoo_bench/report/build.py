@@ -6,11 +6,14 @@ from pathlib import Path
 
 from flowzoo_bench.report.load import Results, load_results
 from flowzoo_bench.report.markdown import markdown
+from flowzoo_bench.report.spectra_table import SpectrumRow, spectrum_rows
 from flowzoo_bench.report.table import PairedRow, TableRow, paired, table, to_csv
 
 
 def write_report(out: Path, *, figures: bool = True) -> Results:
     """``table.csv``, ``paired.csv``, ``table.md`` and ``figures/`` from the records in ``out``.
+
+    ``spectra.csv`` too, where runs have kept their spectra.
 
     Raises:
         ValueError: ``out`` holds no records folder.
@@ -22,6 +25,8 @@ def write_report(out: Path, *, figures: bool = True) -> Results:
     rows = table(results)
     write_atomically(out / "table.csv", to_csv(rows, TableRow).encode())
     write_atomically(out / "paired.csv", to_csv(paired(results), PairedRow).encode())
+    if spectra := spectrum_rows(results):
+        write_atomically(out / "spectra.csv", to_csv(spectra, SpectrumRow).encode())
     write_atomically(out / "table.md", markdown(results, rows).encode())
     if figures:
         from flowzoo_bench.report.figures import draw_figures

@@ -7,12 +7,16 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import sqrt
+from typing import TYPE_CHECKING
 
 from flowzoo_bench.experiment import RESERVED
 from flowzoo_bench.metrics.knobs import parse_knob_name
 from flowzoo_bench.metrics.statistics import mean_and_t_interval, paired_difference
 from flowzoo_bench.records import MetricRow, Record
 from flowzoo_bench.report.load import Results, Run
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 HEADLINE = "test_log_likelihood"
 ORACLE, REAL = RESERVED
@@ -316,7 +320,7 @@ def too_good(results: Results) -> list[str]:
     return lines
 
 
-def to_csv(rows: Iterable[TableRow] | Iterable[PairedRow], kind: type) -> str:
+def to_csv(rows: Iterable[DataclassInstance], kind: type) -> str:
     """Rows as CSV text; numbers in full precision, empty cells for None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
