@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -284,6 +285,13 @@ def test_training_tells_a_dimension_that_tells_nothing():
         options = {"noise": 0.01, "training": {"steps": 4, "batch_size": 50}}
         with pytest.warns(TrainingWarning, match=said):
             fit(model_of(NICE, 8, **options), x, x, seed=0)
+    options = {"rank": 2, "training": {"steps": 4, "batch_size": 50}}
+    with pytest.warns(TrainingWarning, match=r"dimension: all 2 columns of A .* at least 2"):
+        fit(model_of(NICE, 3, **options), rows(200, 3), rows(50, 3), seed=0)
+    options["rank"] = 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        fit(model_of(NICE, 3, **options), rows(200, 3), rows(50, 3), seed=0)
 
 
 def test_what_is_watched_and_validated_has_the_last_noise():

@@ -27,8 +27,10 @@ def collapse_message(means: Mapping[str, float]) -> str | None:
     )
 
 
-def dimension_messages(dimensions: Sequence[int], rows: int) -> list[str]:
+def dimension_messages(dimensions: Sequence[int], rows: int, most: int | None) -> list[str]:
     """Warnings about the dimensions found of each part, from so many training rows.
+
+    ``most`` is the rank that A is held to, None where that is D.
 
     The loss cannot say of many columns what the spectrum says: a little signal in each of them is
     more, together, than one axis has.
@@ -43,5 +45,10 @@ def dimension_messages(dimensions: Sequence[int], rows: int) -> list[str]:
         said.append(
             f"dimension: {max(dimensions)} axes of {rows} rows, which span no more: it is that of "
             f"these rows, not of what they were drawn from"
+        )
+    if most is not None and max(dimensions) >= most:
+        said.append(
+            f"dimension: all {most} columns of A stand out of the noise: it is at least {most}, "
+            f"and a larger rank may find more"
         )
     return said

@@ -250,7 +250,9 @@ class SpreadFlow(FlowOverPrior):
     def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
         """Keep the dimension found, and say where it tells nothing."""
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
-        for said in dimension_messages(self.kept.tolist(), len(x_train)):
+        rank = self.atlas().parts[0].rank
+        limit = rank if rank < self.features else None
+        for said in dimension_messages(self.kept.tolist(), len(x_train), limit):
             warnings.warn(said, TrainingWarning, stacklevel=2)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
