@@ -481,3 +481,16 @@ def test_bad_arguments():
         prior.start(torch.zeros(2), torch.eye(3))
     with pytest.raises(ValueError, match="z: expected at least 2 rows, got 1"):
         GeneralisedGaussianMixture(3).start(torch.zeros(1, 3), generator())
+
+
+def test_low_rank_keeps_digits_in_single_precision():
+    """Signal of 1e8 sigma^2, against the same numbers in double precision."""
+    torch.manual_seed(0)
+    prior = GeneralisedGaussian(256, rank=16, noise_std=1e-4)
+    with torch.no_grad():
+        prior.weight.normal_()
+    z = prior.sample(50, generator=torch.Generator().manual_seed(0))
+    expected = copy.deepcopy(prior).double().log_prob(z.double())
+    found = prior.log_prob(z)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-3)

@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.func import jacrev, vmap
@@ -200,9 +201,12 @@ def test_rows_that_are_not_finite_are_refused():
     for method in (model.embed, model.reconstruct, model.assign, model.local_dimension):
         with pytest.raises(ValueError, match=r"x: .*finite"):
             method(x)
-    for dimension in (1.5, True, 3):
-        with pytest.raises(ValueError, match="dimension: expected 0 to 2"):
-            model.sample(3, dimension=dimension)
+    x = torch.zeros(1, 2, dtype=F64)
+    for dimension in (1.5, 2.0, True, 3, -1):
+        for method in (model.embed, model.reconstruct, model.sample):
+            with pytest.raises(ValueError, match="dimension: expected 0 to 2"):
+                method(3 if method == model.sample else x, dimension=dimension)
+    assert model.embed(x, dimension=np.int64(1)).shape == (1, 1)
 
 
 def test_local_dimension_does_not_see_what_a_takes_back():
@@ -277,6 +281,7 @@ def test_embeddings_of_parts_are_padded_to_the_largest(union):
         ({"components": 0}, "components: expected"),
         ({"rank": 4}, "rank: expected at most"),
         ({"noise": 0.0}, "noise"),
+        ({"data_noise": 0.1, "frame": "pca"}, "frame: expected 'none', 'rotation' or"),
         ({"spread": "data", "frame": "pca"}, "frame: expected 'none', 'rotation' or"),
         ({"threshold": 0.0}, "threshold: expected"),
         ({"prior_lr": 0.0}, "prior_lr: expected"),

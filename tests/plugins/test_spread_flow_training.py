@@ -9,6 +9,7 @@ import torch
 
 from flowzoo.training import TrainingData, TrainingWarning, fit, train_pack
 from flowzoo_plugins.spread_flows.annealing import Annealing
+from flowzoo_plugins.spread_flows.collapse import dimension_messages
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
 from flowzoo_plugins.spread_flows.presets import PRESETS, TRAINING
@@ -124,14 +125,15 @@ def test_rows_in_order_start_as_rows_shuffled(monkeypatch):
     assert {float(row[0]) > 3.0 for row in model.centres} == {True, False}
 
 
+@pytest.mark.parametrize("noise", [0.2, {"start": 0.25, "end": 0.05}])
 @pytest.mark.parametrize("components", [1, 2])
 @pytest.mark.parametrize("spread", ["latent", "data"])
-def test_the_start_counts_the_noise_once(spread, components):
+def test_the_start_counts_the_noise_once(spread, components, noise):
     """A A' is the covariance of the rows without noise, wherever the noise goes."""
     deviations = torch.tensor([0.3, 0.2, 0.1], dtype=F64)
     x = rows(20_000, 3) * deviations
     x[::2] += 5.0 * (components - 1)
-    options = {"spread": spread, "noise": 0.2, "components": components}
+    options = {"spread": spread, "noise": noise, "components": components}
     model = started(model_of(Diagonal(0.0, 0.0, 0.0), 3, **options), x)
     values = model.prior.eigenvalues().detach().reshape(components, 3)
     expected = deviations.square().expand(components, 3)
@@ -170,6 +172,7 @@ def test_models_train_as_the_paper_does(name):
 
 
 def test_annealing():
+    assert Annealing(0.5, 0.1, 0.0, 0.0).at(0.0) == Annealing(0.5, 0.1, 1.0, 1.0).at(1.0) == 0.1
     falling = Annealing.of({"start": 0.16, "end": 0.01, "hold": 0.2, "until": 0.8})
     levels = [falling.at(share) for share in (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)]
     assert levels == pytest.approx([0.16, 0.16, 0.08, 0.04, 0.02, 0.01, 0.01])
@@ -247,7 +250,10 @@ def test_packed_training_equals_training_alone():
         assert torch.equal(one.kept, other.kept)
 
 
-@pytest.mark.parametrize("options", [{}, {"spread": "data"}, {"spread": "data", "components": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"spread": "data"}, {"spread": "data", "components": 2}, {"frame": "pca"}],
+)
 def test_the_unit_of_the_data_changes_nothing(options):
     """Powers of two, so that rounding is the same; densities are those of other units."""
     training = {"steps": 60, "batch_size": 100, "lr": 1e-2}
@@ -256,6 +262,8 @@ def test_the_unit_of_the_data_changes_nothing(options):
     for unit in (1.0, 2.0**-12, 2.0**10):
         torch.manual_seed(0)
         noises = {"noise": 0.03 * unit, "data_noise": 0.01 * unit}
+        if "frame" in options:  # pca: the noise is that of whitened data
+            noises = {"noise": 0.03}
         model = SpreadFlow(2, base_flow=CURVED, training=training, **noises, **options).double()
         result = fit(model, unit * x[:500], unit * x[500:], seed=0)
         monitored = next(stage for stage in result.stages if stage.curve).curve[-1].monitored
@@ -277,21 +285,39 @@ def test_the_unit_of_the_data_changes_nothing(options):
 
 
 def test_training_tells_a_dimension_that_tells_nothing():
-    few = rows(5, 8)
-    for x, said in (
-        (few, "dimension: 4 axes of 5 rows"),
-        (1e-4 * rows(200, 8), "collapse: no axis"),
+    training = {"steps": 4, "batch_size": 50}
+    few, small, plenty = rows(5, 8), 1e-4 * rows(200, 8), rows(200, 8)
+    pieces = torch.cat([few, plenty + 50.0])
+    for x, options, said in (
+        (few, {}, "dimension: 4 axes of 5 rows"),
+        (pieces, {"components": 2}, "dimension: 4 axes of 5 rows"),
+        (small, {}, "collapse: no axis"),
+        (plenty, {"rank": 2}, "dimension: all 2 columns of A stand out of the noise: it is at"),
     ):
-        options = {"noise": 0.01, "training": {"steps": 4, "batch_size": 50}}
-        with pytest.warns(TrainingWarning, match=said):
-            fit(model_of(NICE, 8, **options), x, x, seed=0)
-    options = {"rank": 2, "training": {"steps": 4, "batch_size": 50}}
-    with pytest.warns(TrainingWarning, match=r"dimension: all 2 columns of A .* at least 2"):
-        fit(model_of(NICE, 3, **options), rows(200, 3), rows(50, 3), seed=0)
-    options["rank"] = 3
+        model = model_of(NICE, 8, training=training, spread="data", **options)
+        with pytest.warns(TrainingWarning, match=f"stage 'dimension': {said}"):
+            result = fit(model, x, x, seed=0)
+        assert any(message.startswith(said) for message in result.stages[-1].warnings)
     with warnings.catch_warnings():
         warnings.simplefilter("error", TrainingWarning)
-        fit(model_of(NICE, 3, **options), rows(200, 3), rows(50, 3), seed=0)
+        fit(model_of(NICE, 8, training=training, rank=8), plenty, plenty, seed=0)
+
+
+def test_a_pack_tells_whose_dimension_tells_nothing():
+    training = {"steps": 4, "batch_size": 50}
+    models = [model_of(NICE, 3, training=training, spread="data") for _ in range(3)]
+    scales = (1.0, 1e-4, 1e-4)
+    data = [TrainingData(scale * rows(200, 3), scale * rows(50, 3)) for scale in scales]
+    with pytest.warns(TrainingWarning) as caught:
+        results = train_pack(models, data, [0, 1, 2])
+    assert [len(result.stages[-1].warnings) for result in results] == [0, 1, 1]
+    told = [str(one.message) for one in caught if "stage 'dimension'" in str(one.message)]
+    assert [text.split(",")[0] for text in told] == ["member 1", "member 2"]
+
+
+def test_one_collapsed_part_is_told():
+    assert len(dimension_messages([2, 0], [500, 500], None)) == 1
+    assert dimension_messages([2, 1], [500, 500], None) == []
 
 
 def test_what_is_watched_and_validated_has_the_last_noise():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 Penalty = Callable[[], Tensor]
 Validate = Callable[[Tensor, Tensor], Tensor]
-Prepare = Callable[[Tensor, Tensor, torch.Generator], None]
+Prepare = Callable[[Tensor, Tensor, torch.Generator], Sequence[str] | None]
 AfterEpoch = Callable[[Tensor, torch.Generator], None]
 Monitor = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 Watch = Callable[[Mapping[str, float]], str | None]
@@ -70,7 +70,8 @@ class Stage:
         clip_norm: gradient-norm clip of each member on its own.
         averaging: decay of an exponential weight average, which is then validated and kept.
         decoupled_decay: AdamW's weight decay instead of Adam's.
-        prepare: ``prepare(x_train, x_valid, generator)`` once, before the first step.
+        prepare: ``prepare(x_train, x_valid, generator)`` once, before the first step. A list that
+            it returns holds messages to warn of, with the member's results.
         after_epoch: ``after_epoch(x_train, generator)`` after each epoch.
         validate: ``validate(x, noise) -> (N,)``, fixed noise; by default the training objective.
         monitor: ``monitor(x, noise) -> {name: (N,)}``, logged beside the objectives: after each

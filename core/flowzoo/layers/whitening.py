@@ -69,7 +69,8 @@ def principal_rotation(rows: Tensor, *, unit: bool = False) -> Whitener:
     centred = rows - mean
     variance, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
     std = variance[-1].clamp(min=0.0).sqrt() if unit else variance.new_ones(())
-    std = torch.where(std > 0.0, std, torch.ones_like(std))  # rows that do not vary stay
+    rounding = 1e-12 * rows.abs().amax()  # rows that do not vary stay as they are
+    std = torch.where(std > rounding, std, torch.ones_like(std))
     axes = axes.flip(1)
     axes = torch.cat([axes[:, 0::2], axes[:, 1::2]], dim=1)
     return Whitener(mean, axes / std, axes.T * std, -len(axes) * std.log())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -164,7 +165,7 @@ class GeneralisedGaussian(Prior):
         check_draw(num, temperature)
         scale = check_number("noise_scale", noise_scale)
         check_context(context, self.context_features, num)
-        kept = self._kept(dimension)
+        kept = self.check_dimension(dimension)
         shape, like = (num, self.noise_features), self.weight
         noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         axes = self.axes()
@@ -212,11 +213,11 @@ class GeneralisedGaussian(Prior):
             ValueError: z has the wrong shape, or K is outside 0..R.
         """
         check_rows("z", z, self.features)
-        return (z - self.mean) @ self.axes().vectors[:, : self._kept(dimension)]
+        return (z - self.mean) @ self.axes().vectors[:, : self.check_dimension(dimension)]
 
     def place(self, coordinates: Tensor) -> Tensor:
         """mu + c E_K', (N, D): the points of the plane with coordinates c (N, K)."""
-        kept = self._kept(coordinates.shape[1])
+        kept = self.check_dimension(coordinates.shape[1])
         return self.mean + coordinates @ self.axes().vectors[:, :kept].mT
 
     def projected_log_prob(self, coordinates: Tensor) -> Tensor:
@@ -224,7 +225,7 @@ class GeneralisedGaussian(Prior):
 
         Zhang et al. (2023), C.2, "density allocation".
         """
-        kept = self._kept(coordinates.shape[1])
+        kept = self.check_dimension(coordinates.shape[1])
         values = self.axes().values[:kept]
         squares = (coordinates.square() / values).sum(dim=1)
         return -0.5 * (squares + values.log().sum() + kept * _LOG_2PI)
@@ -253,9 +254,15 @@ class GeneralisedGaussian(Prior):
         if self.mean.requires_grad:
             self.mean.copy_(mean)
 
-    def _kept(self, dimension: int | None) -> int:
+    def check_dimension(self, dimension: int | None) -> int:
+        """K, all R axes for None.
+
+        Raises:
+            ValueError: it is no whole number of 0..R.
+        """
         if dimension is None:
             return self.rank
-        if type(dimension) is not int or not 0 <= dimension <= self.rank:
+        whole = isinstance(dimension, Integral) and not isinstance(dimension, bool)
+        if not whole or not 0 <= dimension <= self.rank:
             raise ValueError(f"dimension: expected 0 to {self.rank}, got {dimension!r}")
-        return dimension
+        return int(dimension)

@@ -143,15 +143,16 @@ class GeneralisedGaussianMixture(Prior):
 
     @torch.no_grad()
     def start(
-        self, z: Tensor, generator: torch.Generator, *, noise_std: float | None = None
+        self, z: Tensor, generator: torch.Generator, *, noise_variance: float | None = None
     ) -> None:
         """Take the mixture of full Gaussians that EM finds in codes z (N, D), in place.
 
         Args:
             z: codes.
             generator: of where EM starts.
-            noise_std: of noise that training adds to the codes and that z does not have yet; all
-                of the prior's when None, 0 for codes that have it.
+            noise_variance: to add to that of the codes before the prior's noise is taken off: of
+                noise that z does not have yet, by default all of the prior's; negative where z
+                has more.
 
         Raises:
             ValueError: fewer rows than parts.
@@ -177,8 +178,8 @@ class GeneralisedGaussianMixture(Prior):
             torch.as_tensor(found).to(z)
             for found in (model.means_, model.covariances_, model.weights_)
         )
-        if noise_std is not None:
-            covariances.diagonal(dim1=1, dim2=2).add_(noise_std**2 - variance)
+        if noise_variance is not None:
+            covariances.diagonal(dim1=1, dim2=2).add_(noise_variance - variance)
         for index in range(self.components):
             self.part(index).start(means[index], covariances[index])
         self.logits.copy_(weights.log())

@@ -19,6 +19,7 @@ from flowzoo.training.packing import is_packable, named_state, stages_of
 from flowzoo.training.randomness import generator_for, global_stream
 from flowzoo.training.results import FitResult, StageResult, TrainingData
 from flowzoo.training.stage_run import StageRun
+from flowzoo.training.watching import warn_of
 from flowzoo.validation import check_finite
 
 
@@ -142,6 +143,7 @@ class _Training:
         self.settings = settings[0]  # as it was before training
         self.checkpoint, self.checkpoint_seconds = checkpoint, checkpoint_seconds
         self.progress, self.on_member_end = progress, on_member_end
+        self._several = len(models) > 1
         self.results = [
             FitResult(members=len(models), parameters=_trainable(model)) for model in models
         ]
@@ -191,7 +193,8 @@ class _Training:
                     torch.no_grad(),
                     global_stream(pair.train.device, self.seeds[member], *purpose),
                 ):
-                    stage.prepare(pair.train, pair.valid, generator)
+                    said = stage.prepare(pair.train, pair.valid, generator)
+                warn_of(said, self.results[member].stages[-1], member if self._several else None)
         self.seconds += time.perf_counter() - began
         if not members or self.stages[0][index].loss is None:
             return False

@@ -30,10 +30,21 @@ def watch_stage(
     message = watch(means)
     if message is None or _kind(message) in map(_kind, result.warnings):
         return
+    _warn(message, result, member, f", epoch {result.epochs}")
+
+
+def warn_of(said: object, result: StageResult, member: int | None) -> None:
+    """Warn of the messages that a stage's ``prepare`` has returned, and keep them in ``result``."""
+    if isinstance(said, list | tuple):
+        for message in said:
+            _warn(str(message), result, member, "")
+
+
+def _warn(message: str, result: StageResult, member: int | None, when: str) -> None:
     result.warnings.append(message)
     who = "" if member is None else f"member {member}, "
-    text = f"{who}stage {result.name!r}, epoch {result.epochs}: {message}"
-    warnings.warn(text, TrainingWarning, stacklevel=2)
+    text = f"{who}stage {result.name!r}{when}: {message}"
+    warnings.warn(text, TrainingWarning, stacklevel=3)
 
 
 def _kind(message: str) -> str:

@@ -18,10 +18,16 @@ class Atlas:
     Args:
         prior: one Gaussian or several.
         dimensions: K of each part.
+
+    Raises:
+        ValueError: a K that is no whole number of 0..R.
     """
 
     def __init__(self, prior: SpreadPrior, dimensions: Sequence[int]) -> None:
-        self.prior, self.dimensions = prior, list(dimensions)
+        self.prior = prior
+        self.dimensions = [
+            part.check_dimension(each) for part, each in zip(self.parts, dimensions, strict=True)
+        ]
 
     @property
     def parts(self) -> tuple[GeneralisedGaussian, ...]:

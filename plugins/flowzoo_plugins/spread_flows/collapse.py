@@ -27,8 +27,10 @@ def collapse_message(means: Mapping[str, float]) -> str | None:
     )
 
 
-def dimension_messages(dimensions: Sequence[int], rows: int, most: int | None) -> list[str]:
-    """Warnings about the dimensions found of each part, from so many training rows.
+def dimension_messages(
+    dimensions: Sequence[int], rows: Sequence[int], most: int | None
+) -> list[str]:
+    """Warnings about the dimensions found of each part, from so many training rows of each.
 
     ``most`` is the rank that A is held to, None where that is D.
 
@@ -41,11 +43,12 @@ def dimension_messages(dimensions: Sequence[int], rows: int, most: int | None) -
             "collapse: no axis of A A' stands out of the noise, codes are no wider than it, and "
             "the dimension found is 0"
         )
-    if max(dimensions) >= rows - 1:
-        said.append(
-            f"dimension: {max(dimensions)} axes of {rows} rows, which span no more: it is that of "
-            f"these rows, not of what they were drawn from"
-        )
+    said += [
+        f"dimension: {found} axes of {count} rows, which span no more: it is that of these rows, "
+        f"not of what they were drawn from"
+        for found, count in zip(dimensions, rows, strict=True)
+        if found >= max(1, count - 1)
+    ]
     if most is not None and max(dimensions) >= most:
         said.append(
             f"dimension: all {most} columns of A stand out of the noise: it is at least {most}, "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -19,7 +18,6 @@ from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.training.watching import TrainingWarning
 from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
@@ -79,7 +77,8 @@ class SpreadFlow(FlowOverPrior):
             only turns them, ``pca`` whitens them, ``none`` leaves them, as images need it.
         noise: sigma, in units of the data (of whitened data for ``pca``): far below their extent,
             above what noise they have. Or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
-        data_noise: the same, of more noise added to the data in training; 0 for none.
+        data_noise: the same, of more noise added to the data in training; 0 for none, as for
+            ``pca``.
         spread: ``latent``, ``data``, or ``offset``: sigma itself added to every code, as the
             paper's code does.
         entropy: ``drop`` or ``kde``; by default ``drop`` for noise on the data, else ``kde``.
@@ -155,7 +154,8 @@ class SpreadFlow(FlowOverPrior):
             )
         if check_positive("components", components) > 1 and start != "principal":
             raise ValueError("start: expected 'principal' with components, or all stay alike")
-        if spread == "data" and frame == "pca":
+        self.data_noise = Annealing.of(data_noise, "data_noise")
+        if frame == "pca" and (spread == "data" or self.data_noise.start > 0.0):
             raise ValueError(
                 "frame: expected 'none', 'rotation' or 'similarity' for noise on the data, "
                 "which whitening changes"
@@ -165,7 +165,6 @@ class SpreadFlow(FlowOverPrior):
             raise ValueError(f"base_flow: expected a bijection of R^{features}, got an injection")
         self.noise = Annealing.of(noise, "noise")
         check_number("noise", self.noise.end, strict=True)
-        self.data_noise = Annealing.of(data_noise, "data_noise")
         prior = {"name": "generalised-gaussian", "rank": rank, "noise_std": self.noise.end}
         if components > 1:
             prior |= {"name": "generalised-gaussian-mixture", "components": components}
@@ -243,17 +242,23 @@ class SpreadFlow(FlowOverPrior):
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         with as_in_training(self):
             z = self._encode(x + self._data_std(0.0) * noise)[0]
-        inside = 0.0 if self.spread == "data" else float(self._prior().noise_std)
-        start_prior(self._prior(), z, inside, generator)
+        variance = float(self._prior().noise_std) ** 2
+        if self.spread == "data":  # which z has, and at the first level
+            variance *= 1.0 - (self.noise.at(0.0) / self.noise.end) ** 2
+        start_prior(self._prior(), z, variance, generator)
 
     @torch.no_grad()
-    def _count(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+    def _count(
+        self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator
+    ) -> Sequence[str] | None:
         """Keep the dimension found, and say where it tells nothing."""
         self.kept.copy_(self.intrinsic_dimension().reshape(-1))
         rank = self.atlas().parts[0].rank
+        rows = [len(x_train)] * len(self.kept)
+        if len(x_train) <= _ROWS:
+            rows = torch.bincount(self.assign(x_train), minlength=len(self.kept)).tolist()
         limit = rank if rank < self.features else None
-        for said in dimension_messages(self.kept.tolist(), len(x_train), limit):
-            warnings.warn(said, TrainingWarning, stacklevel=2)
+        return dimension_messages(self.kept.tolist(), rows, limit)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         rows = self._spread(x, noise, progress)
@@ -329,11 +334,15 @@ class SpreadFlow(FlowOverPrior):
         z, atlas = self.codes(self._checked(x)), self.atlas()
         chart = atlas.assign(z)
         found = torch.zeros_like(z[:, 0])
+        whitened = isinstance(self.frame, Whitening) and self.frame.scaling == "axes"
+        decode = (
+            self._decode_whitened if whitened else self._decode_rows
+        )  # where the noise is equal
         noise_std = math.hypot(self.noise.end, self.data_noise.end)
         floor = (1.0 + self.threshold) * noise_std**2  # the density has the noise in it
         for index, part in enumerate(atlas.parts):
             rows = torch.nonzero(chart == index)[:, 0]
-            lengths = pushed_lengths(self._decode_rows, z[rows], part.root())
+            lengths = pushed_lengths(decode, z[rows], part.root())
             found[rows] = local_rank(lengths, floor).to(found)
         return found
 
@@ -414,3 +423,6 @@ class SpreadFlow(FlowOverPrior):
 
     def _decode_rows(self, z: Tensor) -> Tensor:
         return self._decode(z)[0]
+
+    def _decode_whitened(self, z: Tensor) -> Tensor:
+        return self.base_flow.decode(z).value

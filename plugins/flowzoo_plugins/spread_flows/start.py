@@ -11,7 +11,7 @@ from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
 def start_prior(
     prior: GeneralisedGaussian | GeneralisedGaussianMixture,
     z: Tensor,
-    noise_std: float,
+    noise_variance: float,
     generator: torch.Generator,
 ) -> None:
     """Take mu and A by the moments of codes under noise; of several parts by EM. In place.
@@ -19,14 +19,15 @@ def start_prior(
     Args:
         prior: where the moments go.
         z: codes, (N, D).
-        noise_std: of noise that training adds to them, and that they do not have yet.
+        noise_variance: to add to theirs, so that the prior's noise may be taken off: of noise that
+            they do not have yet, or less what they have more of.
         generator: of EM's start.
     """
     if isinstance(prior, GeneralisedGaussianMixture):
-        prior.start(z, generator, noise_std=noise_std)
+        prior.start(z, generator, noise_variance=noise_variance)
         return
     mean = z.double().mean(dim=0)
     about = z.double() - mean
     moments = about.mT @ about / len(z)
-    moments.diagonal().add_(noise_std**2)
+    moments.diagonal().add_(noise_variance)
     prior.start(mean, moments)
