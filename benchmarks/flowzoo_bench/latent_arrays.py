@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowzoo.dimension import rank_of_spectrum
 from flowzoo.interfaces import Trained
 from flowzoo_bench.runspec import RunSpec
 from flowzoo_bench.tasks.coordinates import changes_measure
@@ -44,15 +45,14 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _spectrum(trained: Trained, spec: RunSpec) -> Arrays:
-    """Of each chart (K, D), the dimensions found, (1,) or (K,), and the true ones."""
+    """Of each chart (K, D), its axes that the rule counts, (1,) or (K,), and true dimensions."""
     model, task = trained.model, trained.task
     values: Tensor = getattr(model, "spectrum")()  # noqa: B009 - optional, not in the contract
     if values.ndim not in (1, 2) or values.numel() == 0:
         raise ValueError(f"spectrum: expected (D,) or (K, D), got {tuple(values.shape)}")
-    arrays = {"spectrum/values": values.reshape(-1, values.shape[-1])}
-    if "intrinsic_dimension" in model.capabilities:
-        found = getattr(model, "intrinsic_dimension")()  # noqa: B009
-        arrays["spectrum/found"] = torch.as_tensor(found).to("cpu", torch.float64).reshape(-1)
+    values = values.reshape(-1, values.shape[-1]).cpu()
+    counted = rank_of_spectrum(values, 1.0).dimension.to(torch.float64)
+    arrays = {"spectrum/values": values, "spectrum/found": counted}
     true = task.dimensions if task.dimension is None else (task.dimension,)
     if true is not None:
         arrays["spectrum/true"] = torch.tensor(true)

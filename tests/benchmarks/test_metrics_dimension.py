@@ -177,3 +177,17 @@ def test_a_run_hands_rows_over_in_the_coordinates_it_was_trained_in(faulty: Path
     assert rows.dtype == torch.float32
     assert torch.allclose(rows.mean(dim=0), torch.zeros(2), atol=1e-4)
     assert torch.allclose(rows.std(dim=0, correction=0), torch.ones(2), atol=1e-4)
+
+
+def test_the_axes_of_a_spectrum_are_counted_beside_the_dimension():
+    class Surface(Model):
+        def spectrum(self):
+            return torch.tensor([900.0, 400.0, 100.0])
+
+    model = Surface(torch.tensor(2))
+    model.capabilities |= {"spectrum"}
+    got = measured(model, Known())
+    names = ("intrinsic_dimension", "spectrum_dimension")
+    assert set(got) == {f"{name}{end}" for name in names for end in ("", "_error")}
+    assert [got[name].value for name in names] == [2, 3]
+    assert [got[f"{name}_error"].value for name in names] == [0, 1]

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from flowzoo.training import fit
+from flowzoo.dimension import rank_of_spectrum
+from flowzoo.training import TrainingWarning, fit
+from flowzoo_plugins.spread_flows.dimension import rank_around, rank_of_rows
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
-from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
+from flowzoo_plugins.spread_flows.geometry import pushed_lengths
 from spread_models import (
     CURVED,
     F64,
@@ -55,7 +58,8 @@ def curve():
 
 def test_a_curve_has_dimension_one(curve):
     found = curve.spectrum_rank()
-    assert int(curve.intrinsic_dimension()) == int(curve.kept) == 1
+    dimensions = (curve.intrinsic_dimension(), curve.spectrum_rank().dimension, curve.kept)
+    assert [int(each) for each in dimensions] == [1, 1, 1]
     assert float(found.margin) > 0.3
     assert (curve.local_dimension(sine(300, 5)) == 1).double().mean() > 0.95
 
@@ -166,8 +170,11 @@ def test_a_sphere_has_the_dimension_of_its_surface(data_noise):
     x = model.sample(40, generator=generator())
     torch.testing.assert_close(x.norm(dim=1), torch.ones(40, dtype=F64), atol=1e-2, rtol=0)
     torch.testing.assert_close(model._decode_rows(model.codes(x)), x)
-    assert int(model.intrinsic_dimension()) == 4
+    assert int(model.spectrum_rank().dimension) == 4
     assert model.local_dimension(x).tolist() == [3] * 40
+    assert int(model.dimension_rank(x).dimension) == 3
+    model.centres.copy_(x.repeat(7, 1)[:256])  # as training keeps rows
+    assert int(model.intrinsic_dimension()) == 3
 
 
 def test_the_threshold_decides_what_is_noise():
@@ -179,10 +186,12 @@ def test_the_threshold_decides_what_is_noise():
         with torch.no_grad():
             model.prior.weight.copy_(torch.diag(torch.tensor([10.0, 1.0, 0.001])).sqrt())
         local = model.local_dimension(x).tolist()
-        found[threshold] = (int(model.intrinsic_dimension()), *local)
-    assert found == {1.0: (2, 2, 2), 200.0: (1, 1, 1)}
+        dimensions = (model.intrinsic_dimension(), model.spectrum_rank().dimension)
+        found[threshold] = (*(int(each) for each in dimensions), *local)
+    assert found == {1.0: (2, 2, 2, 2), 200.0: (1, 1, 1, 1)}
     with torch.no_grad():  # nothing but noise
         model.prior.weight.copy_(math.sqrt(0.001) * torch.eye(3))
+    assert int(model.spectrum_rank().dimension) == 0
     assert int(model.intrinsic_dimension()) == 0 and not model.local_dimension(x).any()
 
 
@@ -209,14 +218,14 @@ def test_rows_that_are_not_finite_are_refused():
     assert model.embed(x, dimension=np.int64(1)).shape == (1, 1)
 
 
-def test_local_dimension_does_not_see_what_a_takes_back():
+def test_the_dimension_does_not_see_what_a_takes_back():
     """f followed by a linear map of determinant 1, A by the same: the density stays as it is."""
     x = rows(30) * torch.tensor([1.0, 0.0])
     for s, rank in ((0.0, 1), (3.0, 1), (6.0, 0)):
         model = squeezed_line(s)
-        assert int(model.intrinsic_dimension()) == rank  # the eigenvalue e^-2s against 1e-4
+        assert int(model.spectrum_rank().dimension) == rank  # eigenvalue e^-2s against 1e-4
         assert model.local_dimension(x).tolist() == [1] * 30
-    assert local_rank(torch.zeros(0, 2), None).shape == (0,)
+        assert int(model.dimension_rank(x).dimension) == 1
 
 
 def test_the_spectrum_of_noise_on_the_data_does_see_it():
@@ -227,8 +236,38 @@ def test_the_spectrum_of_noise_on_the_data_does_see_it():
         codes = torch.tensor([(1.0 + 1e-4) * math.exp(-2 * s), 1e-4 * math.exp(2 * s)])
         with torch.no_grad():  # as fits best
             model.prior.weight.copy_(torch.diag((codes - 1e-4).clamp(min=0.0).sqrt()))
-        assert int(model.intrinsic_dimension()) == rank
+        assert int(model.spectrum_rank().dimension) == rank
         assert model.local_dimension(x).tolist() == [1] * 30
+        assert int(model.dimension_rank(x).dimension) == 1
+
+
+def test_the_dimension_is_that_of_most_rows():
+    """By the median: one row in three that the density is thin or wide around changes nothing."""
+    variances = torch.tensor([[1.0, 0.5, 1e-4], [1.0, 0.5, 1e-4], [1e6, 1e-4, 1e-4]], dtype=F64)
+    alone = model_of(NICE, 3).spectrum_rank()
+    charts = torch.zeros(3, dtype=torch.int64)
+    found = rank_around(variances.sqrt(), charts, 2e-4, alone)
+    assert int(found.dimension) == 2 and found.dimension.shape == ()
+    assert float(found.gap) == pytest.approx(math.log(0.5 / 2e-4))
+    assert float(found.margin) == pytest.approx(math.log(0.5 / 2e-4) - math.log(2.0))
+    assert rank_of_rows(variances.sqrt(), 2e-4).tolist() == [2, 2, 1]
+
+
+def test_each_part_has_the_dimension_of_its_rows_and_an_empty_one_that_of_its_axes():
+    deviations = torch.tensor([[1.0, 1e-3], [1.0, 0.5]], dtype=F64)
+    axes = rank_of_spectrum(torch.tensor([[1.0, 0.9], [1.0, 0.0], [1.0, 0.9]]), 1e-4)
+    found = rank_around(deviations, torch.tensor([0, 1]), 1e-4, axes)
+    assert found.dimension.tolist() == [1, 2, 2] and found.margin.shape == (3,)
+
+
+def test_a_jacobian_that_is_not_finite_is_said():
+    deviations = torch.tensor([[1.0, 1e-3], [math.nan, math.nan]], dtype=F64)
+    assert rank_of_rows(deviations, 1e-4).nan_to_num(9.0).tolist() == [1, 9]
+    assert rank_of_rows(deviations[:0], 1e-4).shape == (0,)
+    with pytest.raises(ValueError, match=r"finite Jacobians .* at 1 of 2 rows"):
+        rank_around(deviations, torch.zeros(2), 1e-4, model_of(NICE).spectrum_rank())
+    lengths = pushed_lengths(lambda z: z / z[:, :1], torch.eye(2, dtype=F64), torch.eye(2).double())
+    assert bool(lengths[0].isfinite().all()) and bool(lengths[1].isnan().all())
 
 
 # several parts ------------------------------------------------------------------------------------
@@ -291,6 +330,33 @@ def test_embeddings_of_parts_are_padded_to_the_largest(union):
 def test_bad_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         model_of(**{"features": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "spread", "entropy"),
+    [
+        ({}, "data", "drop"),
+        ({"entropy": "kde"}, "latent", "kde"),
+        ({"entropy": "drop"}, "latent", "drop"),
+        ({"frame": "pca"}, "latent", "kde"),
+        ({"spread": "latent"}, "latent", "kde"),
+        ({"spread": "data", "entropy": "drop"}, "data", "drop"),
+    ],
+)
+def test_noise_is_on_the_data_unless_an_entropy_is_asked_for(options, spread, entropy):
+    model = SpreadFlow(3, base_flow=NICE, **options)
+    assert (model.spread, model.entropy) == (spread, entropy)
+
+
+def test_a_plane_in_eight_columns_keeps_its_dimension():
+    """By default; the paper's objective presses two of its three dimensions into the noise."""
+    turn = torch.randn(3, 8, generator=generator(1))
+    x = torch.randn(1500, 3, generator=generator(2)) @ turn + 5.0
+    model = SpreadFlow(8, noise=0.03, training={"steps": 400})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        fit(model, x, x[:100], seed=0)
+    assert int(model.intrinsic_dimension()) == 3
 
 
 def test_the_examples_of_the_readme_run():

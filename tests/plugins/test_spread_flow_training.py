@@ -9,7 +9,8 @@ import torch
 
 from flowzoo.training import TrainingData, TrainingWarning, fit, train_pack
 from flowzoo_plugins.spread_flows.annealing import Annealing
-from flowzoo_plugins.spread_flows.collapse import dimension_messages
+from flowzoo_plugins.spread_flows.collapse import dimension_messages, disagreements
+from flowzoo_plugins.spread_flows.dimension import rows_to_look_at
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
 from flowzoo_plugins.spread_flows.presets import PRESETS, TRAINING
@@ -19,6 +20,7 @@ from spread_models import (
     GIN,
     NICE,
     Diagonal,
+    Shell,
     generator,
     line_and_plane,
     model_of,
@@ -318,6 +320,35 @@ def test_a_pack_tells_whose_dimension_tells_nothing():
 def test_one_collapsed_part_is_told():
     assert len(dimension_messages([2, 0], [500, 500], None)) == 1
     assert dimension_messages([2, 1], [500, 500], None) == []
+
+
+def test_axes_that_are_not_the_dimension_are_told():
+    """Of a sphere in R^4, whose codes fill the space; and not of a plane."""
+    flat = torch.tensor([1.0, 1.0, 1.0, 1e-4], dtype=F64)
+    x = torch.nn.functional.normalize(rows(300, 4), dim=1)
+    for flow, x_train, said in (
+        (Shell(4, 1e-3), x, ["dimension: 3 around rows", "4 axes"]),
+        (NICE, x * flat, []),
+    ):
+        model = model_of(flow, 4)
+        start, _, count = model.stages()
+        start.prepare(x_train, x_train, generator())
+        messages = count.prepare(x_train, x_train, generator())
+        assert len(messages) == bool(said)
+        assert all(part in message for message in messages for part in said)
+
+
+def test_each_part_is_held_against_its_own_rows():
+    assert disagreements([2, 1], [2, 1]) == []
+    assert [text[:24] for text in disagreements([3, 1, 2], [2, 1, 3])] == [
+        "dimension: 2 around rows",
+        "dimension: 3 around rows",
+    ]
+    assert disagreements([0], [1]) == []  # told as a collapse
+
+
+def test_a_look_at_the_density_takes_as_many_rows_as_are_quick():
+    assert [rows_to_look_at(n) for n in (2, 128, 1024, 4096)] == [2**31, 2**13, 16, 4]
 
 
 def test_what_is_watched_and_validated_has_the_last_noise():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from flowzoo.dimension import rank_of_spectrum
 from flowzoo.interfaces.metric import Metric, MetricValue, Trained
 from flowzoo.validation import check_positive
 from flowzoo_bench.metrics.rows import row_mean
@@ -29,6 +30,9 @@ class IntrinsicDimension(Metric):
       a union of manifolds, whose rows have a dimension each, it is the mean over the test rows, and
       what is found for a row is the dimension of the chart it is assigned to, or the one number of
       a model without charts. No value for charts that no row can be assigned to.
+
+    Of models with ``spectrum``, ``spectrum_dimension`` and the rest alike: what the eigenvalues of
+    their prior say by the rule of ``rank_of_spectrum``, sigma^2 the floor, as papers read it off.
 
     Of models with ``local_dimension``:
 
@@ -59,45 +63,49 @@ class IntrinsicDimension(Metric):
         capabilities = trained.model.capabilities
         values: list[MetricValue] = []
         with torch.no_grad():
-            if "intrinsic_dimension" in capabilities:
-                values += _intrinsic(trained)
+            for capability, name in (
+                ("intrinsic_dimension", "intrinsic_dimension"),
+                ("spectrum", "spectrum_dimension"),
+            ):
+                if capability in capabilities:
+                    values += _one_a_chart(name, _asked(trained, capability), trained)
             if "local_dimension" in capabilities:
                 values += _local(trained, self.local_rows)
         return values
 
 
-def _intrinsic(trained: Trained) -> list[MetricValue]:
-    ask = getattr(trained.model, "intrinsic_dimension")  # noqa: B009 - optional, not in the contract
-    found: Tensor = torch.as_tensor(ask()).to("cpu", torch.float64)
+def _asked(trained: Trained, capability: str) -> Tensor:
+    """The dimension of each chart, () or (K,) float64."""
+    found = torch.as_tensor(getattr(trained.model, capability)()).to("cpu", torch.float64)
+    if capability == "spectrum":
+        return rank_of_spectrum(found, 1.0).dimension.to(torch.float64)
     if found.ndim > 1 or found.numel() == 0:
-        raise ValueError(
-            f"intrinsic_dimension: expected a number or (K,), got {tuple(found.shape)}"
-        )
+        raise ValueError(f"{capability}: expected a number or (K,), got {tuple(found.shape)}")
+    return found
+
+
+def _one_a_chart(name: str, found: Tensor, trained: Trained) -> list[MetricValue]:
     true = trained.task.dimension
     charts = found.numel() if found.ndim else None
     reference = None if true is None else float(true)
-    values = [
-        MetricValue(
-            "intrinsic_dimension", float(found.mean()), _UNIT, n=charts, reference=reference
-        )
-    ]
+    values = [MetricValue(name, float(found.mean()), _UNIT, n=charts, reference=reference)]
     if true is not None:
         error = float((found - true).abs().mean())
-        values.append(MetricValue("intrinsic_dimension_error", error, _UNIT, "min", n=charts))
+        values.append(MetricValue(f"{name}_error", error, _UNIT, "min", n=charts))
     elif trained.task.dimensions is not None:
         if found.ndim == 0:
-            values.append(_error("intrinsic_dimension", found, _true(trained)))
+            values.append(_error(name, found, _true(trained)))
         elif "assign" in trained.model.capabilities:
             chart = _by_row(trained, "assign", trained.splits.test).to(torch.int64)
             if bool(((chart < 0) | (chart >= len(found))).any()):
                 raise ValueError(
-                    f"assign: expected charts 0 to {len(found) - 1}, as intrinsic_dimension has, "
+                    f"assign: expected charts 0 to {len(found) - 1}, as {name} has, "
                     f"got {int(chart.min())} to {int(chart.max())}"
                 )
-            values.append(_error("intrinsic_dimension", found[chart], _true(trained)))
+            values.append(_error(name, found[chart], _true(trained)))
     if charts is not None:
-        for name, value in (("smallest", found.min()), ("largest", found.max())):
-            values.append(MetricValue(f"intrinsic_dimension_{name}", float(value), _UNIT))
+        for which, value in (("smallest", found.min()), ("largest", found.max())):
+            values.append(MetricValue(f"{name}_{which}", float(value), _UNIT))
     return values
 
 

@@ -55,3 +55,14 @@ def dimension_messages(
             f"and a larger rank may find more"
         )
     return said
+
+
+def disagreements(axes: Sequence[int], around: Sequence[int]) -> list[str]:
+    """Warnings about parts whose A A' has other axes than the density around rows dimensions."""
+    return [
+        f"dimension: {dimension} around rows, and A A' has {count} axes above the noise: codes "
+        f"stay bent, as those of a sphere, or were squeezed; embed, reconstruct and the density on "
+        f"the manifold take these axes unless told otherwise"
+        for count, dimension in zip(axes, around, strict=True)
+        if count not in (0, dimension)
+    ]

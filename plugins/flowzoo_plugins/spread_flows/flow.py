@@ -21,16 +21,32 @@ from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
-from flowzoo_plugins.spread_flows.collapse import collapse_message, dimension_messages
+from flowzoo_plugins.spread_flows.collapse import (
+    collapse_message,
+    dimension_messages,
+    disagreements,
+)
+from flowzoo_plugins.spread_flows.dimension import (
+    deviations,
+    rank_around,
+    rank_of_rows,
+    rows_to_look_at,
+)
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
-from flowzoo_plugins.spread_flows.geometry import local_rank, pushed_lengths
-from flowzoo_plugins.spread_flows.objective import Spread, SpreadRows, spread_rows, watched
+from flowzoo_plugins.spread_flows.geometry import pushed_lengths
+from flowzoo_plugins.spread_flows.objective import (
+    Entropy,
+    Spread,
+    SpreadRows,
+    objective_of,
+    spread_rows,
+    watched,
+)
 from flowzoo_plugins.spread_flows.start import start_prior
 
-Entropy = Literal["drop", "kde"]
 Start = Literal["principal", "identity"]
 _ROWS = 20_000  # of the training data that a start looks at
-_CENTRES = 256  # codes whose entropy the validation objective takes
+_CENTRES = 256  # training rows kept, for the entropy in validation and for the dimension
 _FLOW: Mapping[str, Any] = {"name": "gin", "order": "rotation"}
 _TRAINING: Mapping[str, Any] = {"epochs": 100, "batch_size": 256, "schedule": "cosine"}
 
@@ -39,7 +55,7 @@ class SpreadFlow(FlowOverPrior):
     r"""A bijection f over N(0, A A'), A of the rank that the data need: flows on manifolds.
 
     Data and model are both spread by noise, so that their divergence is finite on any manifold.
-    With codes z = f(x) the paper adds it to the codes, ``spread="latent"``:
+    With codes z = f(x) the paper adds it to the codes, ``spread="latent"``, and minimises
 
     .. math:: \mathrm{KL}(\tilde q \,\|\, \tilde p) = -H(z + \sigma\epsilon) - E \log N(z +
               \sigma\epsilon; 0, A A^\top + \sigma^2 I) - E \log\lvert\det J_f(x)\rvert
@@ -49,22 +65,26 @@ class SpreadFlow(FlowOverPrior):
     and training warns. ``entropy="kde"`` keeps H as estimated by the batch (its eq. 36-39), which
     stops the squeezing where rows come within a few sigma of one another, and is blind before.
 
-    ``spread="data"``, ours, adds it to the data, x + sigma epsilon. The entropy is then none of
+    ``spread="data"``, ours and the default, adds it to the data. The entropy is then none of
     f's, dropping it changes nothing, and squeezing gains nothing: plain maximum likelihood of
 
     .. math:: \log p(x) = \log N(f(x); 0, A A^\top + \sigma^2 I) + \log\lvert\det J_f(x)\rvert
 
-    at spread data, bounded for any f. Nothing then flattens the codes either: in a few columns f
-    may curl them up to fill the space, and ``local_dimension`` tells what the eigenvalues do not.
+    at x + sigma epsilon, bounded for any f.
+
+    ``intrinsic_dimension`` is that of the density around training rows. The eigenvalues of A A',
+    which the paper reads it off, tell that of the codes: as many axes as hold them where they stay
+    bent, as those of a sphere must, and fewer or more where f stretches them and A follows.
+    ``spectrum_rank`` counts these; training warns where the two differ.
 
     Evaluations: ``exact``, the density in R^D of :math:`f^{-1}(\tilde z)`, which ``sample`` draws
     from; ``manifold``, the density against surface area at ``reconstruct(x)``, where the learned
-    manifold is the image of the leading axes of A A'. Their number is ``intrinsic_dimension`` when
-    training ends, and D before. ``sample`` takes ``temperature`` for the spread along these axes
-    and ``noise_scale`` for that around them; at 0 draws lie on the manifold.
+    manifold is the image of the leading axes of A A'. Their number is that of ``spectrum_rank``
+    when training ends, and D before. ``sample`` takes ``temperature`` for the spread along these
+    axes and ``noise_scale`` for that around them; at 0 draws lie on the manifold.
 
     Source: Zhang et al. (2023), Spread Flows for Manifold Modelling. Ours: noise on the data, the
-    dimension's rule, the start, several parts, the warning.
+    dimension and its rule, the start, several parts, the warnings.
 
     Args:
         features: D.
@@ -79,9 +99,10 @@ class SpreadFlow(FlowOverPrior):
             above what noise they have. Or ``{"start", "end", "hold", "until"}``, see ``Annealing``.
         data_noise: the same, of more noise added to the data in training; 0 for none, as for
             ``pca``.
-        spread: ``latent``, ``data``, or ``offset``: sigma itself added to every code, as the
-            paper's code does.
-        entropy: ``drop`` or ``kde``; by default ``drop`` for noise on the data, else ``kde``.
+        spread: ``data``, ``latent``, or ``offset``: sigma itself added to every code, as the
+            paper's code does. None is ``latent`` where ``entropy`` is given or codes are whitened,
+            else ``data``.
+        entropy: ``drop`` or ``kde``; None is ``drop`` for noise on the data, else ``kde``.
         rank: columns of A; D when None.
         components: parts of the prior, N(mu_k, A_k A_k'), one dimension each.
         start: ``principal`` takes the codes' moments for A (parts: by EM); ``identity`` is the
@@ -117,7 +138,7 @@ class SpreadFlow(FlowOverPrior):
         }
     )
 
-    centres: Tensor  # (M, D), rows whose codes' entropy the validation objective takes
+    centres: Tensor  # (M, D), training rows
     kept: Tensor  # (K,) int64, axes of each part that span its manifold
 
     def __init__(
@@ -128,7 +149,7 @@ class SpreadFlow(FlowOverPrior):
         frame: Frame = "similarity",
         noise: float | Mapping[str, Any] | Annealing = 0.01,
         data_noise: float | Mapping[str, Any] | Annealing = 0.0,
-        spread: Spread = "latent",
+        spread: Spread | None = None,
         entropy: Entropy | None = None,
         rank: int | None = None,
         components: int = 1,
@@ -138,24 +159,13 @@ class SpreadFlow(FlowOverPrior):
         threshold: float = 1.0,
         training: Mapping[str, Any] | TrainingOptions | None = None,
     ) -> None:
-        if entropy is None:
-            entropy = "drop" if spread == "data" else "kde"
-        for name, value, kind in (
-            ("entropy", entropy, Entropy),
-            ("spread", spread, Spread),
-            ("start", start, Start),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(f"{name}: expected one of {get_args(kind)}, got {value!r}")
-        if spread == "data" and entropy != "drop":
-            raise ValueError(
-                f"entropy: expected 'drop' for noise on the data, whose entropy f does not change, "
-                f"got {entropy!r}"
-            )
+        self.spread, self.entropy = objective_of(spread, entropy, frame == "pca")
+        if start not in get_args(Start):
+            raise ValueError(f"start: expected one of {get_args(Start)}, got {start!r}")
         if check_positive("components", components) > 1 and start != "principal":
             raise ValueError("start: expected 'principal' with components, or all stay alike")
         self.data_noise = Annealing.of(data_noise, "data_noise")
-        if frame == "pca" and (spread == "data" or self.data_noise.start > 0.0):
+        if frame == "pca" and (self.spread == "data" or self.data_noise.start > 0.0):
             raise ValueError(
                 "frame: expected 'none', 'rotation' or 'similarity' for noise on the data, "
                 "which whitening changes"
@@ -172,8 +182,7 @@ class SpreadFlow(FlowOverPrior):
             prior |= {"learn_mean": start == "principal"}
         super().__init__(features, base_flow=flow, prior=prior, frame=frame)
         self.training_options = TrainingOptions.of(training, _TRAINING)
-        self.entropy, self.spread, self.start = entropy, spread, start
-        self.decay_on_prior = decay_on_prior
+        self.start, self.decay_on_prior = start, decay_on_prior
         self.prior_lr = self.training_options.lr
         if prior_lr is not None:
             self.prior_lr = check_number("prior_lr", prior_lr, strict=True)
@@ -181,8 +190,7 @@ class SpreadFlow(FlowOverPrior):
         if components > 1:
             self.capabilities = self.capabilities | {"assign"}  # type: ignore[misc]
         self.register_buffer("centres", torch.zeros(_CENTRES, features))
-        columns = features if rank is None else rank
-        self.register_buffer("kept", torch.full((components,), columns))
+        self.register_buffer("kept", torch.full((components,), rank or features))
 
     def atlas(self, dimension: int | None = None) -> Atlas:
         """The parts of the prior, each with the axes that span its manifold: K, by default found.
@@ -252,13 +260,14 @@ class SpreadFlow(FlowOverPrior):
         self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator
     ) -> Sequence[str] | None:
         """Keep the dimension found, and say where it tells nothing."""
-        self.kept.copy_(self.intrinsic_dimension().reshape(-1))
-        rank = self.atlas().parts[0].rank
-        rows = [len(x_train)] * len(self.kept)
+        self.kept.copy_(self.spectrum_rank().dimension.reshape(-1))
+        rank, parts = self.atlas().parts[0].rank, len(self.kept)
+        rows = [len(x_train)] * parts
         if len(x_train) <= _ROWS:
-            rows = torch.bincount(self.assign(x_train), minlength=len(self.kept)).tolist()
-        limit = rank if rank < self.features else None
-        return dimension_messages(self.kept.tolist(), rows, limit)
+            rows = torch.bincount(self.assign(x_train), minlength=parts).tolist()
+        limit, axes = (rank if rank < self.features else None), self.kept.tolist()
+        around = self.intrinsic_dimension().reshape(-1).tolist()
+        return dimension_messages(axes, rows, limit) + disagreements(axes, around)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         rows = self._spread(x, noise, progress)
@@ -312,12 +321,30 @@ class SpreadFlow(FlowOverPrior):
         return ratios.to(prior.noise_std.dtype)
 
     def spectrum_rank(self) -> SpectrumRank:
-        """The dimension with how far it can be trusted: see ``flowzoo.dimension``."""
+        """Axes of A A' before the widest gap of its spectrum above the noise: () or (K,).
+
+        What the paper reads the dimension off: see ``flowzoo.dimension`` for the rule.
+        """
         return rank_of_spectrum(self.spectrum(), self.threshold)
 
     def intrinsic_dimension(self) -> Tensor:
-        """Axes of A A' before the widest gap of its spectrum above the noise, (), or (K,)."""
-        return self.spectrum_rank().dimension
+        """Of the density around training rows, (), or (K,) of its parts: see ``dimension_rank``."""
+        return self.dimension_rank().dimension
+
+    @torch.no_grad()
+    def dimension_rank(self, x: Tensor | None = None) -> SpectrumRank:
+        """The dimension, () or (K,), by the density around rows x, and how far to trust it.
+
+        The rule of ``spectrum_rank`` for the eigenvalues of ``local_dimension``, of each the
+        median over the rows: of x, (N, D), or of training rows, by default. Of a part that none of
+        them belongs to it is what the eigenvalues of A A' say.
+
+        Raises:
+            ValueError: x has the wrong shape, dtype or device, or a non-finite row; or the inverse
+                of f has no finite Jacobian at one.
+        """
+        x = self.centres[: rows_to_look_at(self.features)] if x is None else x
+        return rank_around(*self._around(x), self._floor(), self.spectrum_rank())
 
     @torch.no_grad()
     def local_dimension(self, x: Tensor) -> Tensor:
@@ -325,26 +352,23 @@ class SpreadFlow(FlowOverPrior):
 
         .. math:: J (A A^\top + \sigma^2 I) J^\top, \quad J = \partial f^{-1} / \partial z
 
-        Unlike the eigenvalues of A A' it does not change when f squeezes codes and A follows, and
-        it sees a sphere as it is, which no plane holds without one more axis. O(D^3) a row.
+        O(D^3) a row. NaN where J is not finite.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device, or a non-finite row.
         """
+        return rank_of_rows(self._around(x)[0], self._floor()).to(x.dtype)
+
+    def _around(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Deviations of the density around rows, (N, D) float64, and the rows' parts, (N,)."""
         z, atlas = self.codes(self._checked(x)), self.atlas()
-        chart = atlas.assign(z)
-        found = torch.zeros_like(z[:, 0])
         whitened = isinstance(self.frame, Whitening) and self.frame.scaling == "axes"
-        decode = (
-            self._decode_whitened if whitened else self._decode_rows
-        )  # where the noise is equal
-        noise_std = math.hypot(self.noise.end, self.data_noise.end)
-        floor = (1.0 + self.threshold) * noise_std**2  # the density has the noise in it
-        for index, part in enumerate(atlas.parts):
-            rows = torch.nonzero(chart == index)[:, 0]
-            lengths = pushed_lengths(decode, z[rows], part.root())
-            found[rows] = local_rank(lengths, floor).to(found)
-        return found
+        decode = self._decode_whitened if whitened else self._decode_rows  # where noise is equal
+        return deviations(atlas, z, decode), atlas.assign(z)
+
+    def _floor(self) -> float:
+        """The variance below which that of the density is noise: it has the noise in it."""
+        return (1.0 + self.threshold) * math.hypot(self.noise.end, self.data_noise.end) ** 2
 
     # -- codes and the manifold ------------------------------------------------------------------
 
@@ -412,8 +436,8 @@ class SpreadFlow(FlowOverPrior):
         check_draw(num, temperature)
         scale = check_number("noise_scale", noise_scale)
         with torch.no_grad():
-            codes = self.atlas(dimension).sample(num, temperature, scale, generator)
-            return self._decode_rows(codes)
+            z = self.atlas(dimension).sample(num, temperature, scale, generator)
+            return self._decode_rows(z)
 
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         return self.sample(num, temperature=temperature, generator=generator)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from flowzoo.dimension import rank_of_spectrum
-
 Decode = Callable[[Tensor], Tensor]
 _NUMBERS = 2**22  # entries of Jacobians held at once
 
 
 def pushed_lengths(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     r"""Singular values of J V at each row of z, (N, min(K, D)) float64, largest first.
+
+    NaN where J is not finite.
 
     Args:
         decode: rows (N, D) to rows (N, D), each on its own.
@@ -31,15 +31,7 @@ def pushed_lengths(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
             return tangent
 
         pushed = vmap(push, out_dims=2, chunk_size=64)(directions.mT)
-        found.append(torch.linalg.svdvals(pushed.double()))
+        known = pushed.isfinite().all(dim=(1, 2))[:, None]
+        lengths = torch.linalg.svdvals(pushed.double().where(known[:, :, None], 0.0))
+        found.append(lengths.where(known, torch.nan))
     return torch.cat(found)
-
-
-def local_rank(deviations: Tensor, floor: float) -> Tensor:
-    """How many standard deviations (N, D) of the density around each row are signal, (N,) int64.
-
-    ``floor`` is the variance below which they are noise.
-    """
-    if len(deviations) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=deviations.device)
-    return rank_of_spectrum(deviations.square(), floor).dimension

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,34 @@ from flowzoo_plugins.spread_flows.atlas import SpreadPrior
 from flowzoo_plugins.spread_flows.entropy import drawn_noise_entropy, mixture_log_prob
 
 Spread = Literal["latent", "data", "offset"]
+Entropy = Literal["drop", "kde"]
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def objective_of(
+    spread: Spread | None, entropy: Entropy | None, whitened: bool
+) -> tuple[Spread, Entropy]:
+    """Where the noise goes and what becomes of the entropy, as chosen where they are not given.
+
+    On the data, unless an entropy is asked for, or codes are whitened, which would change the
+    noise of the data.
+
+    Raises:
+        ValueError: an unknown one, or two that do not go together.
+    """
+    if spread is None:
+        spread = "data" if entropy is None and not whitened else "latent"
+    if entropy is None:
+        entropy = "drop" if spread == "data" else "kde"
+    for name, value, kind in (("entropy", entropy, Entropy), ("spread", spread, Spread)):
+        if value not in get_args(kind):
+            raise ValueError(f"{name}: expected one of {get_args(kind)}, got {value!r}")
+    if spread == "data" and entropy != "drop":
+        raise ValueError(
+            f"entropy: expected 'drop' for noise on the data, whose entropy f does not change, "
+            f"got {entropy!r}"
+        )
+    return spread, entropy
 
 
 class SpreadRows(NamedTuple):

@@ -33,5 +33,6 @@ SPREAD = PluginSpec(
     },
     paper=_PAPER,
     bibtex=_BIBTEX,
+    version="2",  # noise on the data by default
     check_options={"base_flow": {"name": "gin", "layers": 2, "hidden": [16], "order": "rotation"}},
 )
