@@ -176,6 +176,14 @@ def test_a_sphere_has_the_dimension_of_its_surface(data_noise):
     assert int(model.intrinsic_dimension()) == 3
 
 
+def test_the_last_noise_is_the_noise_of_the_dimension():
+    """Of deviations 1 and 0.5, which noise that starts at 1 would hide."""
+    model = model_of(Diagonal(0.0, 0.0), noise={"start": 1.0, "end": 0.01})
+    with torch.no_grad():
+        model.prior.weight.copy_(torch.diag(torch.tensor([1.0, 0.5])))
+    assert int(model.intrinsic_dimension()) == 2
+
+
 def test_the_threshold_decides_what_is_noise():
     """Variances over sigma^2 of 1000, 100, 0.1; where the density is looked at, one more each."""
     x = torch.zeros(2, 3, dtype=F64)
@@ -265,6 +273,8 @@ def test_a_jacobian_that_is_not_finite_is_said():
     assert rank_of_rows(deviations[:0], 1e-4).shape == (0,)
     with pytest.raises(ValueError, match=r"finite Jacobians .* at 1 of 2 rows"):
         rank_around(deviations, torch.zeros(2), 1e-4, model_of(NICE).spectrum_rank())
+    with pytest.raises(ValueError, match="x: expected at least one row"):
+        model_of(NICE).dimension_rank(torch.zeros(0, 2, dtype=F64))
     lengths = pushed_lengths(lambda z: z / z[:, :1], torch.eye(2, dtype=F64), torch.eye(2).double())
     assert bool(lengths[0].isfinite().all()) and bool(lengths[1].isnan().all())
 

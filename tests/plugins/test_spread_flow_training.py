@@ -10,7 +10,7 @@ import torch
 from flowzoo.training import TrainingData, TrainingWarning, fit, train_pack
 from flowzoo_plugins.spread_flows.annealing import Annealing
 from flowzoo_plugins.spread_flows.collapse import dimension_messages, disagreements
-from flowzoo_plugins.spread_flows.dimension import rows_to_look_at
+from flowzoo_plugins.spread_flows.dimension import some_of_each
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
 from flowzoo_plugins.spread_flows.flow import SpreadFlow
 from flowzoo_plugins.spread_flows.presets import PRESETS, TRAINING
@@ -339,16 +339,50 @@ def test_axes_that_are_not_the_dimension_are_told():
 
 
 def test_each_part_is_held_against_its_own_rows():
-    assert disagreements([2, 1], [2, 1]) == []
-    assert [text[:24] for text in disagreements([3, 1, 2], [2, 1, 3])] == [
+    assert disagreements([2, 1], [2, 1], [9, 9], None) == []
+    assert [text[:24] for text in disagreements([3, 1, 2], [2, 1, 3], [9, 9, 9], None)] == [
         "dimension: 2 around rows",
         "dimension: 3 around rows",
     ]
-    assert disagreements([0], [1]) == []  # told as a collapse
+    assert disagreements([0], [1], [9], None) == []  # told as a collapse
+    assert disagreements([2], [3], [9], 2) == []  # as the rank that A is held to
+    (said,) = disagreements([2, 1], [2, 1], [9, 0], None)
+    assert said.startswith("dimension: part 1 has none of the 9 rows")
 
 
-def test_a_look_at_the_density_takes_as_many_rows_as_are_quick():
-    assert [rows_to_look_at(n) for n in (2, 128, 1024, 4096)] == [2**31, 2**13, 16, 4]
+def test_a_look_takes_rows_of_every_part_and_fewer_in_many_columns():
+    chart = torch.tensor([0] * 250 + [1] * 6)
+    for features, most in ((2, 64), (512, 64), (1024, 8), (4096, 2)):
+        looked = chart[some_of_each(chart, 2, features)]
+        assert torch.bincount(looked).tolist() == [most, min(most, 6)]
+    assert len(some_of_each(chart * 0, 1, 8)) == 128
+    assert some_of_each(chart, 300, 8).tolist() == [0, 250]
+
+
+def test_a_small_part_is_looked_at_in_many_columns(monkeypatch):
+    """Where as few rows are looked at as in 1024 columns, and the part has none of the first."""
+    monkeypatch.setattr("flowzoo_plugins.spread_flows.dimension._OPERATIONS", 0)
+    model = model_of(NICE, 3, components=2)
+    with torch.no_grad():
+        model.prior.part(1).mean.copy_(torch.tensor([50.0, 0.0, 0.0]))
+        model.prior.part(1).weight.copy_(torch.diag(torch.tensor([1.0, 0.0, 0.0])))
+        z = rows(256, 3)
+        z[250:] = torch.tensor([50.0, 0.0, 0.0])
+        model.centres.copy_(model._decode_rows(z))
+    assert model.dimension_rank().dimension.tolist() == [3, 1]
+
+
+def test_a_broken_inverse_is_told_and_the_model_kept():
+    class Broken(Diagonal):
+        def _decode(self, z, context, chart):
+            step = super()._decode(z, context, chart)
+            return step._replace(value=step.value * (z.detach() / z.detach().clamp(max=0.0)))
+
+    x = rows(200)
+    model = model_of(Broken(0.0, 0.0), training={"steps": 2, "batch_size": 50})
+    with pytest.warns(TrainingWarning, match="expected finite Jacobians"):
+        fit(model, x, x, seed=0)
+    assert bool(model.log_prob(x).isfinite().all())
 
 
 def test_what_is_watched_and_validated_has_the_last_noise():

@@ -39,10 +39,7 @@ def dimension_messages(
     """
     said = []
     if min(dimensions) == 0:
-        said.append(
-            "collapse: no axis of A A' stands out of the noise, codes are no wider than it, and "
-            "the dimension found is 0"
-        )
+        said.append("collapse: no axis of A A' stands out of the noise, codes are no wider than it")
     said += [
         f"dimension: {found} axes of {count} rows, which span no more: it is that of these rows, "
         f"not of what they were drawn from"
@@ -57,12 +54,24 @@ def dimension_messages(
     return said
 
 
-def disagreements(axes: Sequence[int], around: Sequence[int]) -> list[str]:
-    """Warnings about parts whose A A' has other axes than the density around rows dimensions."""
-    return [
+def disagreements(
+    axes: Sequence[int], around: Sequence[int], rows: Sequence[int], most: int | None
+) -> list[str]:
+    """Warnings about parts whose A A' has other axes than the density around rows dimensions.
+
+    ``rows`` are those of each part that were kept to look around, ``most`` the rank A is held to,
+    of which ``dimension_messages`` tells.
+    """
+    said = [
+        f"dimension: part {part} has none of the {sum(rows)} rows kept; what it has is the axes "
+        f"of its A A'"
+        for part, count in enumerate(rows)
+        if count == 0
+    ]
+    return said + [
         f"dimension: {dimension} around rows, and A A' has {count} axes above the noise: codes "
         f"stay bent, as those of a sphere, or were squeezed; embed, reconstruct and the density on "
         f"the manifold take these axes unless told otherwise"
         for count, dimension in zip(axes, around, strict=True)
-        if count not in (0, dimension)
+        if count not in (0, dimension, most)
     ]

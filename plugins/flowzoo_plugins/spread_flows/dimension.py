@@ -1,8 +1,8 @@
-"""The dimension of a density, by its covariance around rows.
+"""The dimension of a model, by what f makes of the prior's covariance around rows.
 
 The eigenvalues of A A' are those of codes. A linear map that f ends in and A takes back changes
-them and leaves the density as it is, and codes that stay bent fill more axes than the data have
-dimensions; the covariance of the density around a point, J (A A' + sigma^2 I) J', does not know.
+them, and codes that stay bent fill more axes than the data have dimensions; the eigenvalues of
+J (A A' + sigma^2 I) J' around a row, J = d f^-1 / dz, are in units of the data and know of neither.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from flowzoo.dimension import SpectrumRank, rank_of_spectrum
 from flowzoo_plugins.spread_flows.atlas import Atlas
 from flowzoo_plugins.spread_flows.geometry import Decode, pushed_lengths
 
+_ROWS = 128  # enough for a median
 _OPERATIONS = 2**34  # of the singular values of as many rows as one can look at in passing
 
 
-def rows_to_look_at(features: int) -> int:
-    """How many rows' covariances take seconds: all that are asked for in a few columns."""
-    return max(4, _OPERATIONS // features**3)
+def some_of_each(chart: Tensor, parts: int, features: int) -> Tensor:
+    """Which rows to look at, of each part as many, (M,) int64: fewer in many columns, O(D^3) each.
+
+    128 in all up to D = 512, 16 at D = 1024, and one a part at least.
+    """
+    each = max(1, min(_ROWS, max(4, _OPERATIONS // features**3)) // parts)
+    place = torch.nn.functional.one_hot(chart, parts).cumsum(dim=0).gather(1, chart[:, None])[:, 0]
+    return torch.nonzero(place <= each)[:, 0]
 
 
 def deviations(atlas: Atlas, z: Tensor, decode: Decode) -> Tensor:
@@ -47,6 +53,7 @@ def rank_around(found: Tensor, chart: Tensor, floor: float, axes: SpectrumRank) 
     """The rule for the median, over the rows of each part, of their deviations (N, D).
 
     The median, and not the mean, as the widest of a few rows would hide the gap of all others.
+    Medians of what is in order are in order.
 
     Args:
         found: deviations of the density around rows, largest first.

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from flowzoo.dimension import SpectrumRank, rank_of_spectrum
-from flowzoo.interfaces import EXACT, BaseFlow, Evaluation, Injection, Measure, Stage
+from flowzoo.interfaces import BaseFlow, Stage
 from flowzoo.interfaces.stage import ParameterGroup
 from flowzoo.layers import Whitening
-from flowzoo.mixtures import FlowOverPrior, Frame
-from flowzoo.priors import GeneralisedGaussian, GeneralisedGaussianMixture
-from flowzoo.registry import build_part
+from flowzoo.mixtures import Frame
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
+from flowzoo.validation import check_number, check_positive
 from flowzoo_plugins.spread_flows.annealing import Annealing
-from flowzoo_plugins.spread_flows.atlas import Atlas, SpreadPrior
 from flowzoo_plugins.spread_flows.collapse import (
     collapse_message,
     dimension_messages,
     disagreements,
 )
-from flowzoo_plugins.spread_flows.dimension import (
-    deviations,
-    rank_around,
-    rank_of_rows,
-    rows_to_look_at,
-)
 from flowzoo_plugins.spread_flows.entropy import mixture_log_prob
-from flowzoo_plugins.spread_flows.geometry import pushed_lengths
+from flowzoo_plugins.spread_flows.manifold import CENTRES, ManifoldFlow
 from flowzoo_plugins.spread_flows.objective import (
     Entropy,
     Spread,
@@ -46,12 +36,11 @@ from flowzoo_plugins.spread_flows.start import start_prior
 
 Start = Literal["principal", "identity"]
 _ROWS = 20_000  # of the training data that a start looks at
-_CENTRES = 256  # training rows kept, for the entropy in validation and for the dimension
 _FLOW: Mapping[str, Any] = {"name": "gin", "order": "rotation"}
 _TRAINING: Mapping[str, Any] = {"epochs": 100, "batch_size": 256, "schedule": "cosine"}
 
 
-class SpreadFlow(FlowOverPrior):
+class SpreadFlow(ManifoldFlow):
     r"""A bijection f over N(0, A A'), A of the rank that the data need: flows on manifolds.
 
     Data and model are both spread by noise, so that their divergence is finite on any manifold.
@@ -73,9 +62,10 @@ class SpreadFlow(FlowOverPrior):
     at x + sigma epsilon, bounded for any f.
 
     ``intrinsic_dimension`` is that of the density around training rows. The eigenvalues of A A',
-    which the paper reads it off, tell that of the codes: as many axes as hold them where they stay
+    off which the paper reads it, tell that of the codes: as many axes as hold them where they stay
     bent, as those of a sphere must, and fewer or more where f stretches them and A follows.
-    ``spectrum_rank`` counts these; training warns where the two differ.
+    ``spectrum_rank`` counts these; training warns where the two differ. D is also what a flow says
+    that has not learned the data yet.
 
     Evaluations: ``exact``, the density in R^D of :math:`f^{-1}(\tilde z)`, which ``sample`` draws
     from; ``manifold``, the density against surface area at ``reconstruct(x)``, where the learned
@@ -125,22 +115,6 @@ class SpreadFlow(FlowOverPrior):
         1
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "sample_and_log_prob",
-            "embed",
-            "reconstruct",
-            "noise_scale",
-            "intrinsic_dimension",
-            "local_dimension",
-            "spectrum",
-            "codes",
-        }
-    )
-
-    centres: Tensor  # (M, D), training rows
-    kept: Tensor  # (K,) int64, axes of each part that span its manifold
-
     def __init__(
         self,
         features: int,
@@ -159,56 +133,34 @@ class SpreadFlow(FlowOverPrior):
         threshold: float = 1.0,
         training: Mapping[str, Any] | TrainingOptions | None = None,
     ) -> None:
-        self.spread, self.entropy = objective_of(spread, entropy, frame == "pca")
+        chosen = objective_of(spread, entropy, frame == "pca")
         if start not in get_args(Start):
             raise ValueError(f"start: expected one of {get_args(Start)}, got {start!r}")
         if check_positive("components", components) > 1 and start != "principal":
             raise ValueError("start: expected 'principal' with components, or all stay alike")
-        self.data_noise = Annealing.of(data_noise, "data_noise")
-        if frame == "pca" and (self.spread == "data" or self.data_noise.start > 0.0):
+        data_noise = Annealing.of(data_noise, "data_noise")
+        if frame == "pca" and (chosen[0] == "data" or data_noise.start > 0.0):
             raise ValueError(
                 "frame: expected 'none', 'rotation' or 'similarity' for noise on the data, "
                 "which whitening changes"
             )
-        flow: BaseFlow = build_part("base-flow", base_flow, features=features)
-        if isinstance(flow, Injection):
-            raise ValueError(f"base_flow: expected a bijection of R^{features}, got an injection")
-        self.noise = Annealing.of(noise, "noise")
-        check_number("noise", self.noise.end, strict=True)
-        prior = {"name": "generalised-gaussian", "rank": rank, "noise_std": self.noise.end}
-        if components > 1:
-            prior |= {"name": "generalised-gaussian-mixture", "components": components}
-        else:
-            prior |= {"learn_mean": start == "principal"}
-        super().__init__(features, base_flow=flow, prior=prior, frame=frame)
+        super().__init__(
+            features,
+            base_flow=base_flow,
+            frame=frame,
+            noise=Annealing.of(noise, "noise"),
+            data_noise=data_noise,
+            rank=rank,
+            components=components,
+            learn_mean=components == 1 and start == "principal",
+            threshold=threshold,
+        )
+        self.spread, self.entropy = chosen
         self.training_options = TrainingOptions.of(training, _TRAINING)
         self.start, self.decay_on_prior = start, decay_on_prior
         self.prior_lr = self.training_options.lr
         if prior_lr is not None:
             self.prior_lr = check_number("prior_lr", prior_lr, strict=True)
-        self.threshold = check_number("threshold", threshold, strict=True)
-        if components > 1:
-            self.capabilities = self.capabilities | {"assign"}  # type: ignore[misc]
-        self.register_buffer("centres", torch.zeros(_CENTRES, features))
-        self.register_buffer("kept", torch.full((components,), rank or features))
-
-    def atlas(self, dimension: int | None = None) -> Atlas:
-        """The parts of the prior, each with the axes that span its manifold: K, by default found.
-
-        Raises:
-            ValueError: K is outside 0..R.
-        """
-        kept: list[int] = self.kept.tolist()
-        return Atlas(self._prior(), kept if dimension is None else [dimension] * len(kept))
-
-    @property
-    def evaluations(self) -> Mapping[str, Evaluation]:  # type: ignore[override]
-        """``exact``, and ``manifold`` of the dimension found, where there is one."""
-        found = {"exact": Evaluation()}
-        if self.kept.is_meta or len(self.kept) > 1 or int(self.kept) == 0:
-            return found
-        surface = Measure("surface", dim=int(self.kept), learned=True)
-        return {**found, "manifold": Evaluation(EXACT, surface)}
 
     # -- training --------------------------------------------------------------------------------
 
@@ -243,7 +195,7 @@ class SpreadFlow(FlowOverPrior):
                 part.noise_std.copy_(self.noise.end / unit)
         order = torch.randperm(len(x_train), generator=generator, device=generator.device)
         order = order.to(x_train.device)
-        self.centres.copy_(x_train[order[torch.arange(_CENTRES, device=order.device) % len(order)]])
+        self.centres.copy_(x_train[order[torch.arange(CENTRES, device=order.device) % len(order)]])
         if self.start == "identity":
             return
         x = x_train[order[:_ROWS]]
@@ -266,8 +218,13 @@ class SpreadFlow(FlowOverPrior):
         if len(x_train) <= _ROWS:
             rows = torch.bincount(self.assign(x_train), minlength=parts).tolist()
         limit, axes = (rank if rank < self.features else None), self.kept.tolist()
-        around = self.intrinsic_dimension().reshape(-1).tolist()
-        return dimension_messages(axes, rows, limit) + disagreements(axes, around)
+        said = dimension_messages(axes, rows, limit)
+        try:
+            around = self.intrinsic_dimension().reshape(-1).tolist()
+        except ValueError as error:  # a model with a broken inverse still has its density
+            return [*said, str(error)]
+        seen = torch.bincount(self.assign(self.centres), minlength=parts).tolist()
+        return said + disagreements(axes, around, seen, limit)
 
     def _loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         rows = self._spread(x, noise, progress)
@@ -305,148 +262,3 @@ class SpreadFlow(FlowOverPrior):
     def _std(self, value: float) -> Tensor:
         """sigma in units of the codes, of the prior's dtype and device: its own, scaled."""
         return self._prior().noise_std * (value / self.noise.end)
-
-    def _prior(self) -> SpreadPrior:
-        if not isinstance(self.prior, GeneralisedGaussian | GeneralisedGaussianMixture):
-            raise TypeError(f"prior: expected GeneralisedGaussian, got {type(self.prior).__name__}")
-        return self.prior
-
-    # -- dimension -------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def spectrum(self) -> Tensor:
-        """Eigenvalues of A A' over sigma^2, largest first, (D,), or (K, D) with K parts."""
-        prior = self._prior()
-        ratios = prior.eigenvalues() / prior.noise_std.double().square()
-        return ratios.to(prior.noise_std.dtype)
-
-    def spectrum_rank(self) -> SpectrumRank:
-        """Axes of A A' before the widest gap of its spectrum above the noise: () or (K,).
-
-        What the paper reads the dimension off: see ``flowzoo.dimension`` for the rule.
-        """
-        return rank_of_spectrum(self.spectrum(), self.threshold)
-
-    def intrinsic_dimension(self) -> Tensor:
-        """Of the density around training rows, (), or (K,) of its parts: see ``dimension_rank``."""
-        return self.dimension_rank().dimension
-
-    @torch.no_grad()
-    def dimension_rank(self, x: Tensor | None = None) -> SpectrumRank:
-        """The dimension, () or (K,), by the density around rows x, and how far to trust it.
-
-        The rule of ``spectrum_rank`` for the eigenvalues of ``local_dimension``, of each the
-        median over the rows: of x, (N, D), or of training rows, by default. Of a part that none of
-        them belongs to it is what the eigenvalues of A A' say.
-
-        Raises:
-            ValueError: x has the wrong shape, dtype or device, or a non-finite row; or the inverse
-                of f has no finite Jacobian at one.
-        """
-        x = self.centres[: rows_to_look_at(self.features)] if x is None else x
-        return rank_around(*self._around(x), self._floor(), self.spectrum_rank())
-
-    @torch.no_grad()
-    def local_dimension(self, x: Tensor) -> Tensor:
-        r"""Dimension of the model's density around each row, (N,), by its covariance there.
-
-        .. math:: J (A A^\top + \sigma^2 I) J^\top, \quad J = \partial f^{-1} / \partial z
-
-        O(D^3) a row. NaN where J is not finite.
-
-        Raises:
-            ValueError: x has the wrong shape, dtype or device, or a non-finite row.
-        """
-        return rank_of_rows(self._around(x)[0], self._floor()).to(x.dtype)
-
-    def _around(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Deviations of the density around rows, (N, D) float64, and the rows' parts, (N,)."""
-        z, atlas = self.codes(self._checked(x)), self.atlas()
-        whitened = isinstance(self.frame, Whitening) and self.frame.scaling == "axes"
-        decode = self._decode_whitened if whitened else self._decode_rows  # where noise is equal
-        return deviations(atlas, z, decode), atlas.assign(z)
-
-    def _floor(self) -> float:
-        """The variance below which that of the density is noise: it has the noise in it."""
-        return (1.0 + self.threshold) * math.hypot(self.noise.end, self.data_noise.end) ** 2
-
-    # -- codes and the manifold ------------------------------------------------------------------
-
-    def assign(self, x: Tensor) -> Tensor:
-        """The part of highest posterior probability, (N,) int64."""
-        return self.atlas().assign(self.codes(self._checked(x)))
-
-    def embed(self, x: Tensor, dimension: int | None = None) -> Tensor:
-        """Coordinates of f(x) along the K leading axes of A A', (N, K); K as found, or given.
-
-        Of several parts those of the row's own, with zeros up to the largest K.
-
-        Raises:
-            ValueError: x has the wrong shape, dtype or device, a non-finite row, or K is outside
-                0..R.
-        """
-        return self.atlas(dimension).coordinates(self.codes(self._checked(x)))
-
-    def reconstruct(self, x: Tensor, dimension: int | None = None) -> Tensor:
-        """The point of the manifold of K dimensions whose code is nearest to f(x), (N, D).
-
-        Raises:
-            ValueError: x has the wrong shape, dtype or device, a non-finite row, or K is outside
-                0..R.
-        """
-        return self._decode_rows(self.atlas(dimension).onto(self.codes(self._checked(x))))
-
-    # -- density and draws -----------------------------------------------------------------------
-
-    def _log_prob(
-        self,
-        x: Tensor,
-        evaluation: str,
-        num_samples: int | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if evaluation != "manifold":
-            return super()._log_prob(x, evaluation, num_samples, generator)
-        part, dimension = self.atlas().parts[0], int(self.kept)
-        with torch.no_grad():
-            coordinates = part.project(self._encode(x)[0], dimension)
-            directions = part.axes().vectors[:, :dimension]
-            lengths = pushed_lengths(self._decode_rows, part.place(coordinates), directions)
-            log_area = lengths.log().sum(dim=1).to(x.dtype)
-            return part.projected_log_prob(coordinates) - log_area
-
-    def sample(
-        self,
-        num: int,
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-        noise_scale: float = 1.0,
-        dimension: int | None = None,
-    ) -> Tensor:
-        """``num`` draws, (num, D), at ``temperature`` along the manifold, ``noise_scale`` around.
-
-        ``dimension`` is the K of the manifold in place of the one found; all draws of the model at
-        temperature and noise_scale 1 have one law, whatever K.
-
-        Raises:
-            ValueError: ``num`` or ``noise_scale`` is negative, ``temperature`` not positive, or K
-                outside 0..R.
-        """
-        check_draw(num, temperature)
-        scale = check_number("noise_scale", noise_scale)
-        with torch.no_grad():
-            z = self.atlas(dimension).sample(num, temperature, scale, generator)
-            return self._decode_rows(z)
-
-    def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
-        return self.sample(num, temperature=temperature, generator=generator)
-
-    def _checked(self, x: Tensor) -> Tensor:
-        return check_finite("x", check_rows("x", x, self.features, self._reference()))
-
-    def _decode_rows(self, z: Tensor) -> Tensor:
-        return self._decode(z)[0]
-
-    def _decode_whitened(self, z: Tensor) -> Tensor:
-        return self.base_flow.decode(z).value
