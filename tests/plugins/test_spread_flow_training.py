@@ -360,16 +360,20 @@ def test_a_look_takes_rows_of_every_part_and_fewer_in_many_columns():
 
 
 def test_a_small_part_is_looked_at_in_many_columns(monkeypatch):
-    """Where as few rows are looked at as in 1024 columns, and the part has none of the first."""
+    """Where as few rows are looked at as in 4096, and the part has none of the first.
+
+    f stretches the noise along one axis to signal, which the part's own A does not have.
+    """
     monkeypatch.setattr("flowzoo_plugins.spread_flows.dimension._OPERATIONS", 0)
-    model = model_of(NICE, 3, components=2)
+    model = model_of(Diagonal(0.0, 0.0, -5.0), 3, components=2)
     with torch.no_grad():
         model.prior.part(1).mean.copy_(torch.tensor([50.0, 0.0, 0.0]))
         model.prior.part(1).weight.copy_(torch.diag(torch.tensor([1.0, 0.0, 0.0])))
         z = rows(256, 3)
         z[250:] = torch.tensor([50.0, 0.0, 0.0])
         model.centres.copy_(model._decode_rows(z))
-    assert model.dimension_rank().dimension.tolist() == [3, 1]
+    assert model.spectrum_rank().dimension.tolist() == [3, 1]
+    assert model.dimension_rank().dimension.tolist() == [1, 2]
 
 
 def test_a_broken_inverse_is_told_and_the_model_kept():

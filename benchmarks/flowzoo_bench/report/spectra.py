@@ -64,9 +64,9 @@ def spectra_figure(task: str, held: Mapping[str, Mapping[str, Array]]) -> Any | 
     axes.set_yscale("log")
     axes.set_xlim(0.5, count + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("direction, largest first; filled: counted as a dimension", fontsize=8)
+    axes.set_xlabel("direction, largest first; filled: counted by the rule", fontsize=8)
     axes.set_ylabel(f"variance over noise (at least {_LEAST:g})", fontsize=8)
-    axes.set_title(plain(f"{task}: latent spectrum and the dimension found"), fontsize=10)
+    axes.set_title(plain(f"{task}: latent spectrum and the axes counted"), fontsize=10)
     axes.legend(fontsize=7)
     figure.tight_layout()
     return figure

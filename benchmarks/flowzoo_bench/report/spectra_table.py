@@ -26,7 +26,7 @@ class SpectrumRow:
     Attributes:
         task, method, replicate: the run.
         part: of the model's, from 0.
-        found: the dimension that the model says; empty where it says none.
+        found: the axes that the rule counts (``rank_of_spectrum``).
         directions: how many there are.
         ratios: the first 40, largest first, 4 digits, separated by spaces.
     """
@@ -73,7 +73,7 @@ def spectrum_rows(results: Results) -> list[SpectrumRow]:
 
 
 def _spectrum(path: Path) -> tuple[Array | Sequence[Array], Array | Sequence[float]]:
-    """The spectrum, a line a part, and the dimensions found; both empty where there is none."""
+    """The spectrum, a line a part, and the axes counted; both empty where there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
