@@ -51,7 +51,7 @@ def _spectrum(trained: Trained, spec: RunSpec) -> Arrays:
     if values.ndim not in (1, 2) or values.numel() == 0:
         raise ValueError(f"spectrum: expected (D,) or (K, D), got {tuple(values.shape)}")
     values = values.reshape(-1, values.shape[-1]).cpu()
-    counted = rank_of_spectrum(values, 1.0).dimension.to(torch.float64)
+    counted = rank_of_spectrum(values.to(torch.float64), 1.0).dimension.to(torch.float64)
     arrays = {"spectrum/values": values, "spectrum/found": counted}
     true = task.dimensions if task.dimension is None else (task.dimension,)
     if true is not None:

@@ -211,7 +211,7 @@ class SpreadFlow(ManifoldFlow):
     def _count(
         self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator
     ) -> Sequence[str] | None:
-        """Keep the dimension found, and say where it tells nothing."""
+        """Keep how many axes A A' has, and say where they or the dimension tell nothing."""
         self.kept.copy_(self.spectrum_rank().dimension.reshape(-1))
         rank, parts = self.atlas().parts[0].rank, len(self.kept)
         rows = [len(x_train)] * parts

@@ -46,6 +46,9 @@ class ManifoldFlow(FlowOverPrior):
 
     Raises:
         ValueError: an option out of range, or a flow that does not fit.
+
+    Source: Zhang et al. (2023), section 3: prior, spectrum, projection. Ours: the dimension around
+    rows, several parts, the area in the density on the manifold.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
@@ -95,7 +98,7 @@ class ManifoldFlow(FlowOverPrior):
         self.register_buffer("kept", torch.full((components,), rank or features))
 
     def atlas(self, dimension: int | None = None) -> Atlas:
-        """The parts of the prior, each with the axes that span its manifold: K, by default found.
+        """The parts of the prior, each with the axes that span its manifold: K, by default kept.
 
         Raises:
             ValueError: K is outside 0..R.
@@ -105,7 +108,7 @@ class ManifoldFlow(FlowOverPrior):
 
     @property
     def evaluations(self) -> Mapping[str, Evaluation]:  # type: ignore[override]
-        """``exact``, and ``manifold`` of the dimension found, where there is one."""
+        """``exact``, and ``manifold`` of as many axes as A A' was found to have, if any."""
         found = {"exact": Evaluation()}
         if self.kept.is_meta or len(self.kept) > 1 or int(self.kept) == 0:
             return found
@@ -187,9 +190,10 @@ class ManifoldFlow(FlowOverPrior):
         return self.atlas().assign(self.codes(self._checked(x)))
 
     def embed(self, x: Tensor, dimension: int | None = None) -> Tensor:
-        """Coordinates of f(x) along the K leading axes of A A', (N, K); K as found, or given.
+        """Coordinates of f(x) along the K leading axes of A A', (N, K).
 
-        Of several parts those of the row's own, with zeros up to the largest K.
+        K is that of ``spectrum_rank`` when training ended, or given. Of several parts those of the
+        row's own, with zeros up to the largest K.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device, a non-finite row, or K is outside
@@ -236,8 +240,8 @@ class ManifoldFlow(FlowOverPrior):
     ) -> Tensor:
         """``num`` draws, (num, D), at ``temperature`` along the manifold, ``noise_scale`` around.
 
-        ``dimension`` is the K of the manifold in place of the one found; all draws of the model at
-        temperature and noise_scale 1 have one law, whatever K.
+        ``dimension`` is the K of the manifold in place of that of ``spectrum_rank``; all draws of
+        the model at temperature and noise_scale 1 have one law, whatever K.
 
         Raises:
             ValueError: ``num`` or ``noise_scale`` is negative, ``temperature`` not positive, or K
