@@ -13,7 +13,6 @@ from flowzoo.testing.distribution import check_overlap
 from flowzoo.testing.numerics import moons, perturb
 from flowzoo_plugins.noisy_injective import DeepNIF
 from flowzoo_plugins.noisy_injective.gaussian import GaussianInjection
-from flowzoo_plugins.noisy_injective.importance import NUMBERS, Weights, weighted_draws
 
 F64 = torch.float64
 SMALL = {"name": "realnvp", "layers": 2, "hidden": [8], "normalization": "none"}
@@ -137,31 +136,6 @@ def test_draws_follow_the_density():
 # draws in blocks ----------------------------------------------------------------------------------
 
 
-def test_blocks_join_to_the_whole():
-    values, log_weight = torch.randn(3, 10, 2, dtype=F64), torch.randn(3, 10, dtype=F64)
-    whole = Weights.of(values, log_weight)
-    parts = [Weights.of(values[:, a:b], log_weight[:, a:b]) for a, b in ((0, 4), (4, 5), (5, 10))]
-    for found, expected in zip(Weights.joined(parts), whole, strict=True):
-        torch.testing.assert_close(found, expected)
-    w = log_weight.exp()
-    torch.testing.assert_close(whole.mean, (w[..., None] * values).sum(1) / w.sum(1)[:, None])
-    torch.testing.assert_close(whole.effective_sample_size(), w.sum(1).square() / w.square().sum(1))
-
-
-def test_draws_are_taken_in_bounded_blocks():
-    sizes = []
-
-    def weigh(y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        sizes.append(noise.shape[0] * noise.shape[1] * 1000)
-        return noise, y[:, :1].expand(noise.shape[:2])
-
-    y = torch.arange(400.0)[:, None]
-    found = weighted_draws(weigh, y, 2, 70, numbers_per_draw=1000, generator=None)
-    assert max(sizes) <= NUMBERS
-    assert sum(sizes) == 400 * 70 * 1000
-    torch.testing.assert_close(found.total, 70 * y[:, 0])
-
-
 def test_a_generator_decides_the_draws_and_the_number_of_samples():
     model = model_of(3, 1)
     x = moons(4, 3)
@@ -179,7 +153,7 @@ def test_effective_sample_size_tells_how_far_the_proposal_is_off():
     for log_std in (-4.0, 2.0):
         model = model_of(4, 2, latent_flow="none", base_flow="none")
         model.injection.plane.log_std.fill_(log_std)
-        sizes.append(model.effective_sample_size(model.sample(50), num_samples=64))
+        sizes.append(model.importance_estimate(model.sample(50), num_samples=64).effective_sample_size)
     assert sizes[0].min() > 0.9 * 64
     assert sizes[1].max() < 0.5 * 64
     assert all(((size >= 1.0 - 1e-9) & (size <= 64 + 1e-9)).all() for size in sizes)
@@ -338,7 +312,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="rule: expected one of"):
         model.embed(torch.zeros(2, 3), rule="mean")
     with pytest.raises(ValueError, match="x: expected shape"):
-        model.effective_sample_size(torch.zeros(2, 2))
+        model.importance_estimate(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="num_samples: expected a positive integer"):
         model.log_prob(torch.zeros(2, 3), num_samples=0)
 

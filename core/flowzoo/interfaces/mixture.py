@@ -29,6 +29,9 @@ class Mixture(nn.Module, ABC):
     * ``local_dimension(x)``: the dimension found around each row, (N,), not always whole;
     * ``spectrum()``: variance over noise along each direction of the latent space, largest first,
       (D,) or (K, D) for K charts;
+    * ``importance_estimate(x, num_samples=None, generator=None)``: log-density of rows by weighted
+      draws, their effective sample size and the bias (an ``ImportanceEstimate``), as in the
+      evaluation ``importance``;
     * ``codes(x)`` and ``sample_codes(num, generator=None)``: the whole latent rows (N, D) of data,
       and draws of the prior there.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -136,3 +136,16 @@ class Stage:
             raise ValueError(
                 f"stage {self.name!r}: expected averaging in [0, 1), got {self.averaging}"
             )
+
+
+def within(stage: Stage, part: str) -> Stage:
+    """A part's stage, as a stage of the model that holds the part under the name ``part``."""
+    groups = tuple(
+        ParameterGroup(
+            tuple(f"{part}.{name}" if name else part for name in group.names),
+            group.lr,
+            group.weight_decay,
+        )
+        for group in stage.groups
+    )
+    return replace(stage, groups=groups)

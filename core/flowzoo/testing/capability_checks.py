@@ -21,6 +21,7 @@ _METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "assign": ("assign",),
         "codes": ("codes", "sample_codes"),
         "embed": ("embed",),
+        "importance_estimate": ("importance_estimate",),
         "intrinsic_dimension": ("intrinsic_dimension",),
         "local_dimension": ("local_dimension",),
         "noise_scale": (),  # a keyword of sample
@@ -68,12 +69,44 @@ def capabilities_work(subject: Subject) -> None:
                     require(value.shape == x.shape, f"expected {tuple(x.shape)}")
                 if value.is_floating_point():
                     finite(value, name)
+        if "importance_estimate" in model.capabilities:
+            tried = True
+            with trying(f"D={features}, importance_estimate"), torch.no_grad():
+                _importance_works(model, x)
         if "noise_scale" in model.capabilities:
             tried = True
             with trying(f"D={features}, sample with noise_scale"):
                 _noise_scale_works(model, x)
     if not tried:
-        raise NotApplicable("declares none of embed, reconstruct, assign and noise_scale")
+        raise NotApplicable(
+            "declares none of embed, reconstruct, assign, importance_estimate and noise_scale"
+        )
+
+
+def _importance_works(model: Mixture, x: Tensor) -> None:
+    """``importance_estimate`` is the evaluation ``importance``, with numbers that can be."""
+    require("importance" in model.evaluations, "evaluations: expected 'importance' among them")
+    with untouched("importance_estimate with a generator", x):
+        found = model.importance_estimate(  # type: ignore[operator]
+            x, num_samples=30, generator=torch.Generator().manual_seed(1)
+        )
+    scored = model.log_prob(
+        x,
+        evaluation="importance",
+        num_samples=30,
+        generator=torch.Generator().manual_seed(1),
+    )
+    for name in ("log_prob", "effective_sample_size", "bias"):
+        shape = tuple(getattr(found, name).shape)
+        require(shape == (len(x),), f"{name}: expected ({len(x)},), got {shape}")
+        finite(getattr(found, name), name)
+    close(found.log_prob, scored, SAME[F64], "log_prob against the evaluation 'importance'")
+    size: Tensor = found.effective_sample_size
+    require(
+        bool(((size > 1.0 - 1e-6) & (size < 30.0 + 1e-6)).all()),
+        f"effective_sample_size: expected 1 to 30, got {float(size.min())} to {float(size.max())}",
+    )
+    refuses("num_samples", model.importance_estimate, x, num_samples=0)  # type: ignore[arg-type]
 
 
 def _noise_scale_works(model: Mixture, x: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from flowzoo.importance import ImportanceEstimate, Weights, weighted_draws
 from flowzoo.interfaces import LOWER_BOUND, BaseFlow, Evaluation, Likelihood, Mixture, Stage
 from flowzoo.mixtures import Frame, build_frame
 from flowzoo.options import check_options, nearest
@@ -19,7 +20,6 @@ from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_draw, check_number, check_positive, check_rows
 from flowzoo_plugins.noisy_injective.gaussian import GaussianInjection, UpSamplingInjection
-from flowzoo_plugins.noisy_injective.importance import Weights, weighted_draws
 from flowzoo_plugins.noisy_injective.injection import NoisyInjection
 from flowzoo_plugins.noisy_injective.stochastic_coupling import StochasticCoupling
 
@@ -53,7 +53,7 @@ class DeepNIF(Mixture):
 
     .. math:: \log \frac1S \sum_s p_z(z_s) \frac{p(y|z_s)}{q(z_s|y)}, \qquad z_s \sim q(z|y)
 
-    which is too low in expectation, the less the larger S (``effective_sample_size``), and
+    which is too low in expectation, the less the larger S (``importance_estimate``), and
     ``elbo`` bounds it by the expectation of the logarithm of a term, from as many draws. Without a
     latent flow a Gaussian injection has a closed form: then ``exact`` stands first, and ``elbo``
     needs no draws.
@@ -90,7 +90,7 @@ class DeepNIF(Mixture):
         torch.Size([4])
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"embed", "reconstruct", "noise_scale"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"embed", "reconstruct", "noise_scale", "importance_estimate"})
 
     def __init__(
         self,
@@ -178,29 +178,28 @@ class DeepNIF(Mixture):
             density = closed_form.elbo if evaluation == "elbo" else closed_form.log_prob
             return density(y) + log_abs_det
         weights = self._weights(y, num_samples, generator)
-        count = float(self._count(num_samples))
-        if evaluation == "elbo":
-            return weights.total / count + log_abs_det
-        return weights.log_sum - math.log(count) + log_abs_det
+        found = weights.mean_log() if evaluation == "elbo" else weights.log_mean()
+        return found + log_abs_det
 
-    def effective_sample_size(
+    def importance_estimate(
         self,
         x: Tensor,
         *,
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """How many of the S draws count in ``importance``, (N,), from 1 to S.
+    ) -> ImportanceEstimate:
+        """The evaluation ``importance``, how many of its S draws count, and its bias, (N,) each.
 
-        (sum w)^2 / sum w^2 of the importance weights w. Far below S, the estimate is poor; of few
-        draws it may still look well where q misses most of the posterior.
+        An effective sample size far below S tells of a poor estimate; of few draws it may still
+        look well where q misses most of the posterior.
 
         Raises:
             ValueError: x has the wrong shape, dtype or device.
         """
         check_rows("x", x, self.features, self._reference())
-        y, _ = self._to_codes(x)
-        return self._weights(y, num_samples, generator).effective_sample_size()
+        y, log_abs_det = self._to_codes(x)
+        found = self._weights(y, num_samples, generator).estimate()
+        return found._replace(log_prob=found.log_prob + log_abs_det)
 
     def _weights(
         self, y: Tensor, num_samples: int | None, generator: torch.Generator | None

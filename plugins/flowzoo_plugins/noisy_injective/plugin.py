@@ -42,7 +42,7 @@ DEEP_NIF = PluginSpec(
             "exact": "without a latent flow, under a Gaussian injection",
         },
         "injections": ["gaussian", "up-sampling", "stochastic-coupling"],
-        "methods": ["embed", "reconstruct", "effective_sample_size"],
+        "methods": ["embed", "reconstruct", "importance_estimate"],
         "knobs": ["temperature", "noise_scale"],
         "trained": True,
         "packable": "where the flows are",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
@@ -16,12 +15,12 @@ from flowzoo.interfaces import (
     Evaluation,
     Likelihood,
     Mixture,
-    ParameterGroup,
     Partitioner,
     Prior,
     Stage,
     Step,
 )
+from flowzoo.interfaces.stage import within
 from flowzoo.registry import build_part
 from flowzoo.training.modes import evaluating
 from flowzoo.training.options import TrainingOptions
@@ -214,7 +213,7 @@ class VQFlow(Mixture):
 
         For an injection its own stages stand around the last one, see ``InjectiveTraining``.
         """
-        partition = tuple(_within(stage, "partitioner") for stage in self.partitioner.stages())
+        partition = tuple(within(stage, "partitioner") for stage in self.partitioner.stages())
         latent = self.flow.prior.noise_features if self.leak_penalty > 0.0 else 0
         around = injective.training(self)
         groups = ("flow",) if around is None else (*around.trained(), "flow.prior")
@@ -429,16 +428,3 @@ class VQFlow(Mixture):
             TypeError: the base flow cannot be taken apart.
         """
         return self.flow.trajectory(x, self.assign(x), self.partitioner.codes)
-
-
-def _within(stage: Stage, part: str) -> Stage:
-    """A part's stage, as a stage of the model that holds it."""
-    groups = tuple(
-        ParameterGroup(
-            tuple(f"{part}.{name}" if name else part for name in group.names),
-            group.lr,
-            group.weight_decay,
-        )
-        for group in stage.groups
-    )
-    return replace(stage, groups=groups)

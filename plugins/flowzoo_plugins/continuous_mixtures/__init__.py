@@ -1,0 +1,1 @@
+"""Localised generative flows and their relatives: mixtures of bijections over an index."""

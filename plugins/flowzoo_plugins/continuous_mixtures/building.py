@@ -1,0 +1,66 @@
+"""Takes a base flow apart into the bijections of indexed layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowzoo.interfaces import BaseFlow
+from flowzoo.options import options_of
+from flowzoo.registry import build_part, load
+from flowzoo.validation import check_positive
+
+FlowPart = str | Mapping[str, Any] | BaseFlow
+
+
+def flow_layers(
+    base_flow: FlowPart, features: int, context_features: int
+) -> Sequence[BaseFlow] | Sequence[None]:
+    """The layers of a base flow from data to latent space, one for each index.
+
+    A flow that is named, and has an option ``normalization`` which is not, is built with none: the
+    scale and shift by the index stand in its place (Cornish et al., 2020, section 3.4).
+
+    Args:
+        base_flow: name, mapping or a built flow; ``{"name": "none", "layers": L}`` for L times the
+            identity.
+        features: D.
+        context_features: what each layer may be told.
+
+    Raises:
+        ValueError: a flow that changes dimension or has charts, or wrong options.
+        TypeError: a flow that cannot be taken apart.
+    """
+    if isinstance(base_flow, Mapping) and base_flow.get("name") == "none":
+        options = {key: value for key, value in base_flow.items() if key != "name"}
+        if options.keys() != {"layers"}:
+            raise ValueError(
+                f"base_flow: expected 'layers' beside the name 'none', got {sorted(options)}"
+            )
+        return (None,) * check_positive("layers", options["layers"])
+    if base_flow == "none":
+        raise ValueError(
+            "base_flow: expected the number of layers, as {'name': 'none', 'layers': 5}"
+        )
+    flow: BaseFlow = build_part(
+        "base-flow",
+        _without_normalization(base_flow),
+        features=features,
+        context_features=context_features,
+    )
+    if (flow.latent_features, flow.num_charts) != (features, None):
+        raise ValueError(
+            f"base_flow: expected {features} latent columns and no charts, got "
+            f"{flow.latent_features} and num_charts={flow.num_charts}"
+        )
+    return flow.layers()
+
+
+def _without_normalization(base_flow: FlowPart) -> FlowPart:
+    if isinstance(base_flow, BaseFlow):
+        return base_flow
+    options = dict(base_flow) if isinstance(base_flow, Mapping) else {"name": base_flow}
+    name = options.get("name")
+    if isinstance(name, str) and "normalization" in options_of(load("base-flow", name)):
+        options.setdefault("normalization", "none")
+    return options
