@@ -7,15 +7,14 @@ import hashlib
 import logging
 import re
 import struct
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pooch
 import pytest
 
+from data_server import Server
 from flowzoo_bench.cache import CACHE_VARIABLE
 from flowzoo_bench.data import fetch
 from flowzoo_bench.data.fetch import DataNotFoundError, read
@@ -25,38 +24,6 @@ from flowzoo_bench.data.idx import format_idx, parse_idx
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 CONTENT = bytes([0, 0, 8, 3]) + struct.pack(">3I", *PIXELS.shape) + PIXELS.tobytes()
 NAME = "images-idx3-ubyte.gz"
-
-
-class Server:
-    """Answers with the bytes put under a path, and counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                body = outer.pages.get(self.path)
-                self.send_response(404 if body is None else 200)
-                cut = self.path.startswith("/cut")
-                size = len(body or b"")
-                self.send_header("Content-Length", str(size + 100 if cut else size))
-                self.end_headers()
-                self.wfile.write(body or b"")
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        serve = self._http.serve_forever
-        threading.Thread(target=serve, args=(0.01,), daemon=True).start()  # ends at once
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 @pytest.fixture

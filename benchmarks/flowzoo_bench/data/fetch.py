@@ -8,8 +8,9 @@ import hashlib
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from flowzoo_bench.cache import cache_folder
 from flowzoo_bench.data.files import KNOWN, DataSet, File
@@ -17,6 +18,7 @@ from flowzoo_bench.data.files import KNOWN, DataSet, File
 DATA_VARIABLE = "FLOWZOO_DATA"
 """Names a folder that is looked into first: ``$FLOWZOO_DATA/mnist/...`` or the files themselves."""
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -72,12 +74,21 @@ def read(
         raise
 
 
-def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
+def folders(name: str, root: str | Path | None) -> Iterator[Path]:
+    """Where the files of a data set may lie, in the order they are looked for.
+
+    Below ``root``, below the folder ``FLOWZOO_DATA`` names, in the cache; of the first two, in a
+    folder of the set's name and in the folder itself.
+    """
     for given in (root, os.environ.get(DATA_VARIABLE)):
         if given:
             place = Path(given).expanduser()
-            yield from (place / data.name, place)
-    yield cache_folder() / "data" / data.name
+            yield from (place / name, place)
+    yield cache_folder() / "data" / name
+
+
+def _folders(data: DataSet, root: str | Path | None) -> Iterator[Path]:
+    yield from folders(data.name, root)
     yield from map(Path, data.packaged)
 
 
@@ -135,18 +146,34 @@ def _verified(path: Path, file: File) -> bytes:
 
 
 def _download(data: DataSet, file: File) -> bytes:
-    """Fetch from the first mirror that has the right bytes; nothing else stays in the cache."""
+    return fetch(data.name, file.name, file.urls, lambda path: _verified(path, file))
+
+
+def fetch(name: str, file: str, urls: Iterable[str], check: Callable[[Path], _T]) -> _T:
+    """Fetch a file into the cache, from the first mirror that has the right bytes.
+
+    It is streamed to disk. Nothing else stays in the cache.
+
+    Args:
+        name: of the data set.
+        file: the file's name.
+        urls: the mirrors.
+        check: what ``fetch`` gives back of the file; raises ValueError where it is not right.
+
+    Raises:
+        DataNotFoundError: no mirror has it.
+    """
     import pooch
 
-    folder = cache_folder() / "data" / data.name
+    folder = cache_folder() / "data" / name
     failures = []
-    for url in file.urls:
-        arriving = f"{file.name}.{os.getpid()}.part"  # others may be fetching it as well
+    for url in urls:
+        arriving = f"{file}.{os.getpid()}.part"  # others may be fetching it as well
         try:
             with _quiet(pooch.get_logger()):  # it asks for a hash, which is kept elsewhere
                 path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
             try:
-                content = _verified(path, file)
+                checked = check(path)
             except ValueError:
                 path.unlink()
                 raise
@@ -154,10 +181,10 @@ def _download(data: DataSet, file: File) -> bytes:
             failures.append(f"{url}: {error}")
             _log.warning("could not fetch %s", failures[-1])
             continue
-        os.replace(path, folder / file.name)
-        return content
+        os.replace(path, folder / file)
+        return checked
     tried = "; ".join(failures) or "no address is known"
-    raise DataNotFoundError(f"{data.name}: {file.name} could not be downloaded: {tried}")
+    raise DataNotFoundError(f"{name}: {file} could not be downloaded: {tried}")
 
 
 @contextlib.contextmanager

@@ -50,6 +50,28 @@ class DataSet:
         )
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A tar archive of whole data sets, of whose content only the archive's own hash is known.
+
+    Attributes:
+        name: the folder below ``FLOWZOO_DATA`` that it, or what is in it, lies in.
+        file: its name upstream.
+        urls: where it can be had, tried in order.
+        md5: of the archive as published. It tells damage from the original; it is no proof against
+            somebody who makes two files of one hash.
+        top: the folder inside it that holds everything.
+        size: roughly, in words.
+    """
+
+    name: str
+    file: str
+    urls: tuple[str, ...]
+    md5: str
+    top: str
+    size: str
+
+
 def _idx(mirrors: tuple[str, ...], hashes: dict[str, str]) -> tuple[File, ...]:
     return tuple(
         File(f"{name}.gz", tuple(f"{mirror}/{name}.gz" for mirror in mirrors), sha256)
@@ -106,3 +128,16 @@ FASHION_MNIST = DataSet(
 )
 KNOWN = (MNIST, FASHION_MNIST)
 """All data sets that are read from files."""
+
+# POWER, GAS, HEPMASS, MINIBOONE and BSDS300, as Papamakarios, Pavlakou, Murray (2017) used them
+MAF_TABLES = Archive(
+    "maf",
+    "data.tar.gz",
+    (
+        "https://zenodo.org/records/1161203/files/data.tar.gz",
+        "https://zenodo.org/api/records/1161203/files/data.tar.gz/content",
+    ),
+    "9b9c9b0375315ad270eba4ce80c093ab",
+    top="data",
+    size="about 0.8 GB",
+)

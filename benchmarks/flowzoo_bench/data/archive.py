@@ -1,0 +1,173 @@
+"""Finds single files of a large tar archive, and unpacks no more than these."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+from uuid import uuid4
+
+from flowzoo_bench.cache import cache_folder
+from flowzoo_bench.data.fetch import DATA_VARIABLE, DataNotFoundError, fetch, folders
+from flowzoo_bench.data.files import Archive
+
+_CHUNK = 2**20
+_log = logging.getLogger(__name__)
+Paths = tuple[Path, ...]
+
+
+def members(
+    archive: Archive,
+    names: Sequence[str],
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+) -> Paths:
+    """Paths of files of an archive, unpacked.
+
+    Looked for, in order: below ``root``, below the folder ``FLOWZOO_DATA`` names, in the cache. In
+    each place the unpacked files count first, then the archive itself. Nothing is downloaded
+    unless ``download`` says so; the archive then stays in the cache for its other files.
+
+    What is verified: an archive must have its md5 before anything is taken out of it, and only
+    the named files are, into the cache. Of files that somebody else unpacked nothing is known but
+    the archive's hash, so *they are not verified here*: whoever reads them must check what they
+    hold. Archives are read as a stream, never whole.
+
+    Args:
+        archive: the archive.
+        names: files in it, without its top folder, e.g. ``power/data.npy``.
+        root: a folder to look into first.
+        download: fetch the archive into the cache if nothing is found.
+
+    Raises:
+        DataNotFoundError: they are nowhere, and may not be or could not be downloaded.
+        ValueError: an archive that is found has another hash than it should, lacks a file, or has
+            one whose name leaves its folder.
+    """
+    kept = cache_folder() / "data" / archive.name / archive.md5
+    damaged: list[str] = []
+    for folder in folders(archive.name, root):
+        found = _inside(folder, archive, names)
+        if found:
+            return found
+        packed = folder / archive.file
+        if packed.is_file():
+            try:
+                return _all(kept, names) or _unpacked(packed, archive, names, kept)
+            except (OSError, ValueError) as error:
+                damaged.append(str(error))
+                _log.warning("passed by: %s", error)
+    found = _all(kept, names)  # the archive they came from may be gone
+    if found:
+        return found
+    try:
+        if not download:
+            raise DataNotFoundError(_how_to(archive, names, root))
+        return fetch(
+            archive.name,
+            archive.file,
+            archive.urls,
+            lambda path: _unpacked(path, archive, names, kept),
+        )
+    except DataNotFoundError as error:
+        if damaged:
+            raise ValueError(f"{'; '.join(damaged)}; {error}") from error
+        raise
+
+
+def unpacked(archive: Archive, names: Sequence[str], root: str | Path | None) -> Paths:
+    """Files that lie unpacked where ``members`` looks for them; empty if they do not.
+
+    They may be such as the archive does not have, made of those that it has.
+    """
+    for folder in folders(archive.name, root):
+        found = _inside(folder, archive, names)
+        if found:
+            return found
+    return ()
+
+
+def below(archive: Archive, names: Sequence[str], root: str | Path) -> Paths:
+    """Files below ``root`` and nowhere else, whatever they hold; empty if they are not there."""
+    place = Path(root).expanduser()
+    return _inside(place / archive.name, archive, names) or _inside(place, archive, names)
+
+
+def _inside(folder: Path, archive: Archive, names: Sequence[str]) -> Paths:
+    """All the files, with or without the archive's top folder; else none."""
+    return _all(folder, names) or _all(folder / archive.top, names)
+
+
+def _all(folder: Path, names: Sequence[str]) -> Paths:
+    paths = tuple(folder / name for name in names)
+    return paths if all(path.is_file() for path in paths) else ()
+
+
+def _unpacked(packed: Path, archive: Archive, names: Sequence[str], folder: Path) -> Paths:
+    """Verify an archive and take the named files out of it, into ``folder``.
+
+    Raises:
+        ValueError: another hash than it should have, a file that is not there or is none, or a
+            name that leaves the archive's folder.
+    """
+    with packed.open("rb") as stream:
+        found = hashlib.file_digest(stream, _md5).hexdigest()
+    if found != archive.md5:
+        raise ValueError(
+            f"{packed}: expected md5 {archive.md5}, got {found}: another file, or a damaged one"
+        )
+    wanted = {f"{archive.top}/{name}": name for name in names}
+    try:
+        with tarfile.open(packed, "r|gz") as tar:  # one pass, members in their order
+            for entry in tar:
+                place = PurePosixPath(entry.name)
+                if place.is_absolute() or ".." in place.parts:
+                    raise ValueError(f"{packed}: expected names below a folder, got {entry.name!r}")
+                name = wanted.pop(str(place), None)
+                if name is None:
+                    continue
+                content = tar.extractfile(entry) if entry.isreg() else None
+                if content is None:
+                    raise ValueError(f"{packed}: expected a file {entry.name!r}, got a link or so")
+                _write(content, folder / name)  # where we say, not where the archive does
+                if not wanted:
+                    break
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{packed}: expected a whole .tar.gz archive, got {error}") from error
+    if wanted:
+        raise ValueError(f"{packed}: expected {sorted(wanted)} in it, got no such files")
+    return _all(folder, names)
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _write(content: IO[bytes], path: Path) -> None:
+    """Write aside and rename: other processes see a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        with aside.open("xb") as out:
+            shutil.copyfileobj(content, out, _CHUNK)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _how_to(archive: Archive, names: Sequence[str], root: str | Path | None) -> str:
+    looked = ", ".join(str(folder) for folder in folders(archive.name, root))
+    files = " and ".join(names)
+    return (
+        f"{archive.name}: {files} is not on this machine, and neither is {archive.file}, which "
+        f"holds it (looked in {looked}). Get it by download=True ({archive.size}), from "
+        f"{' or '.join(archive.urls)}, or put it, unpacked or not, into {archive.name}/ below the "
+        f"folder that {DATA_VARIABLE} names"
+    )
