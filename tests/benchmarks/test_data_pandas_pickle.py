@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import old_pandas
-from flowzoo_bench.data import pandas_pickle
 from flowzoo_bench.data.pandas_pickle import read_frame
+from flowzoo_bench.data.pickle_records import Record, read_records
 
 COLUMNS = ["Time", "Meth", "Eth", "R1", "R2"]
 VALUES = np.random.default_rng(0).standard_normal((40, 5))
@@ -137,21 +137,36 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(
     assert "posix.mkdir" in told and not mark.exists()
 
 
-def test_no_name_of_the_vocabulary_is_the_thing_itself(tmp_path: Path) -> None:
-    for module, name in pandas_pickle._VOCABULARY:
-        made = pandas_pickle._Passive(io.BytesIO(old_pandas.name(module, name) + b".")).load()
-        assert issubclass(made, pandas_pickle._Record) and made.__module__ == pandas_pickle.__name__
+def test_a_name_is_never_looked_up(tmp_path: Path) -> None:
+    vocabulary = {("os", "system"): "run", ("absent.module", "name"): "none"}
+    for module, name in vocabulary:
+        mark = tmp_path / "done"
+        content = old_pandas.call(old_pandas.name(module, name), old_pandas.text(f"mkdir {mark}"))
+        found = read_records(io.BytesIO(content + b"."), vocabulary)
+        assert found == Record(vocabulary[module, name], (f"mkdir {mark}",)) and not mark.exists()
     told = refused(tmp_path, b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93.")
     assert "ndarray.__new__" in told
 
 
-@pytest.mark.parametrize("state", [b"}(U\x04argsU\x03badu", b"N}(U\x04argsU\x03badu\x86", b"N"])
-def test_the_classes_that_stand_for_names_stay_as_they_are(tmp_path: Path, state: bytes) -> None:
-    before = dict(vars(pandas_pickle._Frame)), dict(vars(pandas_pickle._Record))
-    refused(
-        tmp_path, b"\x80\x02" + old_pandas.name("pandas.core.frame", "DataFrame") + state + b"b."
-    )
-    assert (dict(vars(pandas_pickle._Frame)), dict(vars(pandas_pickle._Record))) == before
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_are_what_they_were(protocol: int) -> None:
+    shared = [1, -2, 2**40, 300, True, None]
+    value = {
+        "a": (shared, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
+        "b": [[], {}, {"c": 0.5, "d": "\u00e4\n"}, shared],
+    }
+    assert read_records(io.BytesIO(pickle.dumps(value, protocol)), {}) == value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b".", b"t.", b"(a.", b"N(lb.", b"]K\x01K\x02s.", b"R.", b"K\x01)R.", b"h\x05.", b"](K\x01u.",
+     b"cos\nsystem\n}(U\x01aK\x01ub.", b"cos\nsystem\nN\x81.", b"(ios\nsystem\n.", b"Pid\n.",
+     b"cos\nsystem\n)}\x92.", b"\x8f.", b"NN", b""],
+)  # fmt: skip
+def test_opcodes_that_do_not_fit_are_errors(content: bytes) -> None:
+    with pytest.raises((ValueError, IndexError, KeyError, TypeError)):
+        read_records(io.BytesIO(content), {("os", "system"): "run"})
 
 
 def _one_block(values: bytes, places: bytes | None = None, columns: bytes | None = None) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from math import prod
@@ -12,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowzoo_bench.data.pickle_records import Record, read_records
+
 
 def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     """Column names and values (N, D) of a pickled DataFrame of numbers.
 
-    A pickle is a program. This one is run with a vocabulary of a dozen names, each of which makes
-    a passive record of what it is called with: nothing of pandas or numpy, or any other code that
-    the file names, is imported or called. The records are then read as data. Files of pandas 0.15
-    to 2 and of Python 2 and 3 have such a form; what is in them besides plain columns of numbers is
-    refused.
+    A pickle is a program. This one is not run: its calls are written down and the notes read as
+    data, see ``read_records``. Files of pandas 0.15 to 2 and of Python 2 and 3 have a form that is
+    known here. What is in them besides plain columns of numbers is refused.
 
     Args:
         path: the file.
@@ -31,91 +30,24 @@ def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     """
     with path.open("rb") as stream:
         try:
-            # latin1 keeps the bytes of what Python 2 called str, arrays' among them
-            frame = _Passive(stream, encoding="latin1").load()
-            return _table(frame)
+            return _table(read_records(stream, _VOCABULARY))
         except Exception as error:  # damaged or hostile bytes raise nearly anything
             raise ValueError(
                 f"{path}: expected a pickled pandas table of numbers, got {error}"
             ) from error
 
 
-class _Record:
-    """What was called with which arguments, and the state it was given.
-
-    Each subclass stands for some names. None does anything, and ``__setstate__`` keeps the
-    unpickler from setting attributes, of the classes too.
-    """
-
-    __slots__ = ("args", "state")
-    args: Any
-    state: Any
-
-    def __new__(cls, *args: Any) -> _Record:
-        record = super().__new__(cls)
-        record.args, record.state = args, None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Frame(_Record):
-    __slots__ = ()
-
-
-class _Manager(_Record):
-    __slots__ = ()
-
-
-class _Block(_Record):
-    __slots__ = ()
-
-
-class _Index(_Record):
-    __slots__ = ()
-
-
-class _Array(_Record):
-    __slots__ = ()
-
-
-class _Buffer(_Record):
-    __slots__ = ()
-
-
-class _Dtype(_Record):
-    __slots__ = ()
-
-
-class _Slice(_Record):
-    __slots__ = ()
-
-
-class _Encoded(_Record):
-    __slots__ = ()
-
-
-class _Name(_Record):
-    __slots__ = ()
-
-
-_VOCABULARY: Mapping[tuple[str, str], type[_Record]] = {
-    ("pandas.core.frame", "DataFrame"): _Frame,
-    ("pandas.core.internals", "BlockManager"): _Manager,
-    ("pandas.core.internals.managers", "BlockManager"): _Manager,
-    ("pandas._libs.internals", "_unpickle_block"): _Block,
+_VOCABULARY: Mapping[tuple[str, str], str] = {
+    ("pandas.core.frame", "DataFrame"): "frame",
+    ("pandas.core.internals", "BlockManager"): "manager",
+    ("pandas.core.internals.managers", "BlockManager"): "manager",
+    ("pandas._libs.internals", "_unpickle_block"): "block",
     **{
-        (f"{core}.{name}", "_new_Index"): _Index
-        for core in ("pandas", "pandas.core")
-        for name in ("index", "indexes.base")
-    },
-    **{
-        (f"{core}.{module}", name): _Name
+        (f"{core}.{module}", name): "index" if name == "_new_Index" else "name"
         for core in ("pandas", "pandas.core")
         for module, names in {
-            "index": ("Index", "Int64Index"),
-            "indexes.base": ("Index",),
+            "index": ("_new_Index", "Index", "Int64Index"),
+            "indexes.base": ("_new_Index", "Index"),
             "indexes.numeric": ("Int64Index",),
             "indexes.range": ("RangeIndex",),
         }.items()
@@ -125,39 +57,25 @@ _VOCABULARY: Mapping[tuple[str, str], type[_Record]] = {
         (f"numpy.{core}.{module}", name): kind
         for core in ("core", "_core")
         for module, name, kind in (
-            ("multiarray", "_reconstruct", _Array),
-            ("numeric", "_frombuffer", _Buffer),
+            ("multiarray", "_reconstruct", "array"),
+            ("numeric", "_frombuffer", "buffer"),
         )
     },
-    ("numpy", "ndarray"): _Name,
-    ("numpy", "dtype"): _Dtype,
-    ("__builtin__", "slice"): _Slice,
-    ("builtins", "slice"): _Slice,
-    ("_codecs", "encode"): _Encoded,
+    ("numpy", "ndarray"): "name",
+    ("numpy", "dtype"): "dtype",
+    ("__builtin__", "slice"): "slice",
+    ("builtins", "slice"): "slice",
+    ("_codecs", "encode"): "encoded",
 }
-
-
-class _Passive(pickle.Unpickler):
-    """Knows the names of the vocabulary and no other."""
-
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        """The record that stands for a name.
-
-        Raises:
-            UnpicklingError: a name beyond the vocabulary.
-        """
-        found = _VOCABULARY.get((module, name))
-        if found is None:
-            raise pickle.UnpicklingError(f"the name {module}.{name}, which no plain table has")
-        return found
+"""What the names that occur in a table stand for here."""
 
 
 def _table(frame: Any) -> tuple[list[str], NDArray[np.float64]]:
-    state = _of(frame, _Frame).state
-    manager = _of(state["_mgr"] if "_mgr" in state else state["_data"], _Manager)
+    state = _of(frame, "frame").state
+    manager = _of(state["_mgr"] if "_mgr" in state else state["_data"], "manager")
     if manager.state is None:  # since pandas 1.3
         blocks, axes = manager.args
-        parts = [_of(block, _Block).args[:2] for block in blocks]
+        parts = [_of(block, "block").args[:2] for block in blocks]
     else:
         inner = manager.state[3]["0.14.1"]
         axes = inner["axes"]
@@ -176,15 +94,20 @@ def _table(frame: Any) -> tuple[list[str], NDArray[np.float64]]:
     return names, table
 
 
-def _of(value: Any, kind: type[_Record]) -> _Record:
-    if type(value) is not kind:
-        raise ValueError(f"{type(value).__name__} where a {kind.__name__[1:]} should be")
-    return value
+def _of(value: Any, kind: str) -> Record:
+    if not _is(value, kind):
+        raise ValueError(f"{type(value).__name__} where a call of {kind} should be")
+    found: Record = value
+    return found
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, Record) and value.kind == kind
 
 
 def _names(index: Any) -> list[str]:
     """The texts of an index."""
-    names = _array(_of(index, _Index).args[1]["data"])
+    names = _array(_of(index, "index").args[1]["data"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("columns whose names are no texts")
     if len(set(names)) != len(names):
@@ -194,7 +117,7 @@ def _names(index: Any) -> list[str]:
 
 def _places(places: Any, total: int) -> list[int]:
     """Which columns a block holds."""
-    if type(places) is _Slice:
+    if _is(places, "slice"):
         return list(range(total))[slice(*places.args)]
     found = _numbers(places)
     if found.ndim != 1 or not np.array_equal(found, found.round()):
@@ -211,12 +134,12 @@ def _numbers(record: Any) -> NDArray[Any]:
 
 def _array(record: Any) -> NDArray[Any] | list[Any]:
     """An array of numbers; or the items of a one-dimensional one of objects."""
-    if type(record) is _Buffer:  # pickle protocol 5
+    if _is(record, "buffer"):  # pickle protocol 5
         raw, dtype, shape, memory = record.args
         fortran = memory == "F"
     else:
-        _, shape, dtype, fortran, raw = _of(record, _Array).state
-    name = _of(dtype, _Dtype).args[0]
+        _, shape, dtype, fortran, raw = _of(record, "array").state
+    name = _of(dtype, "dtype").args[0]
     if name == "O8" and isinstance(raw, list) and tuple(shape) == (len(raw),):
         return raw
     if not re.fullmatch("[fiu][1248]", name) or name == "f1":
@@ -232,7 +155,7 @@ def _array(record: Any) -> NDArray[Any] | list[Any]:
 
 
 def _bytes(raw: Any) -> bytes | bytearray:
-    if type(raw) is _Encoded:  # bytes, as Python 3 writes them in protocol 2
+    if _is(raw, "encoded"):  # bytes, as Python 3 writes them in protocol 2
         raw, encoding = raw.args
         if encoding != "latin1":
             raise ValueError(f"bytes encoded in {encoding}")

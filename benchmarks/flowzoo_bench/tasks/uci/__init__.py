@@ -1,0 +1,1 @@
+"""The UCI tables of Papamakarios, Pavlakou, Murray (2017), with that paper's preprocessing."""
