@@ -102,10 +102,11 @@ def specs():
     from flowzoo_bench.metrics import plugin as metrics
     from flowzoo_bench.tasks import plugin as tasks
     from flowzoo_bench.tasks import plugin_manifolds as manifolds
+    from flowzoo_bench.tasks import plugin_plane as plane
 
     return [
         v
-        for m in (tasks, manifolds, metrics)
+        for m in (tasks, manifolds, plane, metrics)
         for v in vars(m).values()
         if isinstance(v, PluginSpec)
     ]
@@ -131,7 +132,8 @@ def test_every_spec_points_at_a_class_of_its_kind(spec):
 def test_specs_and_packages_import_nothing_heavy():
     code = (
         "import sys, flowzoo_bench.tasks.plugin, flowzoo_bench.tasks.plugin_manifolds;"
-        "import flowzoo_bench.metrics.plugin, flowzoo_bench.seeds;"
+        "import flowzoo_bench.tasks.plugin_plane, flowzoo_bench.metrics.plugin;"
+        "import flowzoo_bench.seeds;"
         "print([m for m in ('torch', 'numpy', 'scipy', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.airports import Airports as Airports
     from flowzoo_bench.tasks.arrays import ArrayTask as ArrayTask
     from flowzoo_bench.tasks.arrays import FileTask as FileTask
+    from flowzoo_bench.tasks.boxes import BoxesTask as BoxesTask
+    from flowzoo_bench.tasks.boxes import Checkerboard as Checkerboard
+    from flowzoo_bench.tasks.boxes import TwoUniforms as TwoUniforms
     from flowzoo_bench.tasks.coordinates import Coordinates as Coordinates
     from flowzoo_bench.tasks.curve_sets import BentLissajous as BentLissajous
     from flowzoo_bench.tasks.curve_sets import CurveTask as CurveTask
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.patches import Patches as Patches
     from flowzoo_bench.tasks.planar_sets import Line as Line
     from flowzoo_bench.tasks.planar_sets import Sine as Sine
+    from flowzoo_bench.tasks.plane import PlaneTask as PlaneTask
+    from flowzoo_bench.tasks.plane_mixtures import EightGaussians as EightGaussians
+    from flowzoo_bench.tasks.plane_mixtures import Rings as Rings
     from flowzoo_bench.tasks.s_curve import SCurve as SCurve
     from flowzoo_bench.tasks.sphere import Sphere as Sphere
     from flowzoo_bench.tasks.spherical import Spherical as Spherical
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
     from flowzoo_bench.tasks.synthetic_digits import SyntheticDigits as SyntheticDigits
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
+    from flowzoo_bench.tasks.two_spirals import TwoSpirals as TwoSpirals
     from flowzoo_bench.tasks.union import ManifoldUnion as ManifoldUnion
 
 _HOME = {
@@ -47,12 +54,15 @@ _HOME = {
     "Airports": "airports",
     "ArrayTask": "arrays",
     "BentLissajous": "curve_sets",
+    "BoxesTask": "boxes",
     "BreastCancer": "tabular",
+    "Checkerboard": "boxes",
     "Coordinates": "coordinates",
     "CurveTask": "curve_sets",
     "CurvedManifold": "manifolds",
     "Digits": "digits",
     "DisjointCircles": "curve_sets",
+    "EightGaussians": "plane_mixtures",
     "EmbeddedTask": "embedded",
     "FadingSquare": "fading_square",
     "FashionMNIST": "mnist",
@@ -69,6 +79,8 @@ _HOME = {
     "ManifoldUnion": "union",
     "NonKnotted": "curve_sets",
     "Patches": "patches",
+    "PlaneTask": "plane",
+    "Rings": "plane_mixtures",
     "SCurve": "s_curve",
     "Sine": "planar_sets",
     "Sphere": "sphere",
@@ -78,6 +90,8 @@ _HOME = {
     "SyntheticDigits": "synthetic_digits",
     "SyntheticTask": "synthetic",
     "TwistedEight": "curve_sets",
+    "TwoSpirals": "two_spirals",
+    "TwoUniforms": "boxes",
 }
 
 __all__ = sorted(_HOME)

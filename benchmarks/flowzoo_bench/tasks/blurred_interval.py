@@ -23,5 +23,6 @@ def blurred_interval(x: Tensor, length: float, sigma: float) -> Tensor:
     mirrored = low + high > 0  # Phi(b) - Phi(a) = Phi(-a) - Phi(-b): keep to the lower tail
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
     most: Tensor = torch.special.log_ndtr(high)
-    share = (-torch.expm1(torch.special.log_ndtr(low) - most)).log()
-    return most + share - log(length)
+    # Phi(a) / Phi(b) is below the ratio of the densities, whose logarithm never rounds to 0
+    ratio = torch.minimum(torch.special.log_ndtr(low) - most, (low + high) * (length / sigma / 2))
+    return most + (-torch.expm1(ratio)).log() - log(length)

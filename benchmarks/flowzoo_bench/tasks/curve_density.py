@@ -48,6 +48,7 @@ class CurveDensity:
         self._closed = bool((ends[0] - ends[1]).abs().max() < 1e-9)
         middles = torch.arange(self._count, dtype=torch.float64) + 0.5
         self._centres = curve.position(curve.start + middles * self._step)
+        self._overhang = 0.0  # how far a noiseless point may be from its c(theta)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (N,), of x (N, D) float64."""
@@ -61,8 +62,9 @@ class CurveDensity:
             x, self._centres.to(x.device), compute_mode="donot_use_mm_for_euclid_dist"
         )
         nearest = distance.amin(dim=1)
-        reach = (nearest.square() + 2 * variance * _NEGLECT).sqrt()
-        radius = self._speed * self._step / 2  # no point of a block is farther from its centre
+        reach = ((nearest + self._overhang).square() + 2 * variance * _NEGLECT).sqrt()
+        # no point of a block is farther from its centre
+        radius = self._speed * self._step / 2 + self._overhang
         # rounding of the distances themselves must not drop the nearest block
         reach = (reach + radius) * (1 + 1e-12)
         row, block = (distance <= reach[:, None]).nonzero(as_tuple=True)
@@ -81,14 +83,18 @@ class CurveDensity:
                 offset, log_weight = _rule(int(refinement), end, x.device)
                 for part in torch.split(chosen, max(1, _VALUES // (3 * len(offset)))):
                     theta = self.curve.start + (block[part, None] + offset) * self._step
-                    difference = x[row[part], None] - self.curve.position(theta)
-                    exponent = difference.square().sum(dim=-1) / (-2 * variance)
+                    exponent = self._exponent(x[row[part], None], theta)
                     terms[part] = torch.logsumexp(exponent + log_weight, dim=1)
 
         peak = x.new_full((len(x),), -torch.inf).scatter_reduce(0, row, terms, "amax")
         total = torch.zeros_like(peak).index_add(0, row, (terms - peak[row]).exp())
         constant = -log(self._count) - x.shape[1] / 2 * log(2 * pi * variance)
         return peak + total.log() + constant
+
+    def _exponent(self, x: Tensor, theta: Tensor) -> Tensor:
+        """log N(x; c(theta), sigma² I) but for its constant, of theta's shape S; x (*S or 1, D)."""
+        difference = x - self.curve.position(theta)
+        return difference.square().sum(dim=-1) / (-2 * self.sigma**2)
 
 
 def _rule(refinement: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ class Curve:
 
     def _nearest(self, x: Tensor, theta: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         speed, acceleration = self.bounds
-        distance = torch.cdist(x, grid, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = self._distances(x, grid)
         nearest, at = distance.min(dim=1, keepdim=True)
         left = torch.cat([distance[:, 1:2], distance[:, :-1]], dim=1)
         right = torch.cat([distance[:, 1:], distance[:, -2:-1]], dim=1)
@@ -86,13 +86,14 @@ class Curve:
         point = x[row]
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            uphill = ((self.position(middle) - point) * self.velocity(middle)).sum(dim=1) > 0
+            gap = self._gap(point, self.position(middle))
+            uphill = (gap * self.velocity(middle)).sum(dim=1) < 0
             low, high = torch.where(uphill, low, middle), torch.where(uphill, middle, high)
         place = (low + high) / 2
-        refined = _norm(self.position(place) - point)
+        refined = _norm(self._gap(point, self.position(place)))
         # bracket ends cover curves that stop, where the derivative need not vanish
         for end in (low, high):
-            further = _norm(self.position(end) - point)
+            further = _norm(self._gap(point, self.position(end)))
             place = torch.where(further < refined, end, place)
             refined = torch.minimum(refined, further)
         best = nearest[:, 0].scatter_reduce(0, row, refined, "amin")
@@ -100,6 +101,14 @@ class Curve:
         places = theta[at[:, 0]].clone()
         places[row[chosen]] = place[chosen]
         return places, best
+
+    def _gap(self, x: Tensor, position: Tensor) -> Tensor:
+        """From what is at a point of the curve to x, (..., D)."""
+        return x - position
+
+    def _distances(self, x: Tensor, grid: Tensor) -> Tensor:
+        """Of each x (N, D) to what is at each point (M, D) of the curve: (N, M)."""
+        return torch.cdist(x, grid, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _norm(vectors: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ class Expectation(NamedTuple):
 
 
 class SyntheticTask(Task):
-    """A 3-D set that is drawn from a known density, in raw coordinates.
+    """A set that is drawn from a known density, in raw coordinates.
 
     Args:
+        features: D.
         bootstrap: draw the rows again with replacement before they are split, as a later code base
             of the authors does. It leaks: an expected 1 - (1 - 1/n)^num_train of the test rows are
             copies of training rows (39 % by default).
@@ -39,9 +40,16 @@ class SyntheticTask(Task):
     """
 
     def __init__(
-        self, *, bootstrap: bool, noise: float, num_train: int, num_valid: int, num_test: int
+        self,
+        features: int = 3,
+        *,
+        bootstrap: bool,
+        noise: float,
+        num_train: int,
+        num_valid: int,
+        num_test: int,
     ) -> None:
-        super().__init__(3)
+        super().__init__(features)
         self.bootstrap = bootstrap
         self.noise = check_noise(noise)
         self.noise_scale = self.noise or None
@@ -61,11 +69,11 @@ class SyntheticTask(Task):
         return Splits(*torch.split(torch.as_tensor(x), list(self.sizes)))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """True log-density of x (N, 3) in nats, (N,) float64, against ``oracle.measure``."""
+        """True log-density of x (N, D) in nats, (N,) float64, against ``oracle.measure``."""
         return self._log_prob(self._checked(x))
 
     def distance(self, x: Tensor) -> Tensor:
-        """Distance of x (N, 3) to the noiseless support, (N,) float64."""
+        """Distance of x (N, D) to the noiseless support, (N,) float64."""
         return self._distance(self._checked(x))
 
     def expected_log_prob(self, num: int = 20000, seed: int = 0) -> Expectation:
@@ -83,7 +91,7 @@ class SyntheticTask(Task):
 
     @abstractmethod
     def _draw(self, num: int, rng: Generator) -> np.ndarray:
-        """``num`` rows, (num, 3) float64, in any order."""
+        """``num`` rows, (num, D) float64, in any order."""
 
     @abstractmethod
     def _entropy_terms(self, num: int, rng: Generator) -> Tensor:
