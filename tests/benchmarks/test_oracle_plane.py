@@ -13,7 +13,7 @@ from flowzoo.testing.distribution import check_overlap, draws_follow
 from flowzoo.testing.outcome import CheckFailed
 from flowzoo_bench.tasks import Checkerboard, EightGaussians, Rings, TwoSpirals, TwoUniforms
 
-# E log p as read off 5,000 points or so of the known code, and its standard error
+# E log p as estimated before these classes were written, and the standard error of that
 TABLE = [
     (TwoUniforms, -log(4), 0.0),
     (Checkerboard, -log(32), 0.0),
