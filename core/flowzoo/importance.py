@@ -170,5 +170,10 @@ def weighted_draws(
             weights = found if weights is None else weights.plus(found)
         if weights is not None:
             parts.append(weights)
-    tensors = (torch.cat(each) for each in zip(*(part[:4] for part in parts), strict=True))
-    return Weights(*tensors, num_samples)
+    return Weights(
+        torch.cat([part.log_sums for part in parts]),
+        torch.cat([part.log_squares for part in parts]),
+        torch.cat([part.total for part in parts]),
+        torch.cat([part.mean for part in parts]),
+        num_samples,
+    )

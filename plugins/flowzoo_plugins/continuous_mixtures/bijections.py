@@ -124,4 +124,6 @@ def scale_and_shift_net(
     activation: Activation = "tanh",
 ) -> MLP:
     """One network with heads s and t: (N, d_u + C) to (N, 2 D)."""
-    return MLP(index_features + context_features, 2 * features, hidden=hidden, activation=activation)
+    return MLP(
+        index_features + context_features, 2 * features, hidden=hidden, activation=activation
+    )

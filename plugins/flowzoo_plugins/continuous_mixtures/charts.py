@@ -98,7 +98,9 @@ def mixed(parts: Sequence[Weights], log_weight: Tensor) -> Weights:
 
     ``mean_log`` is then log sum_k p_k exp(the chart's mean log-weight), which bounds as well.
     """
-    sums, squares, totals, means = (torch.stack(each) for each in zip(*(p[:4] for p in parts), strict=True))
+    sums, squares, totals, means = (
+        torch.stack(each) for each in zip(*(p[:4] for p in parts), strict=True)
+    )
     count = parts[0].num_samples
     log_sums = sums + log_weight[:, None, None]
     share = log_sums.logsumexp(dim=2).softmax(dim=0)

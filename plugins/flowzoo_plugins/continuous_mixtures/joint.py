@@ -91,7 +91,7 @@ class Joint(nn.Module):
 
     def infer(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Inference:
         """Indices drawn from q by reparametrisation of ``noise`` (N, noise_features)."""
-        parts = noise.split(self._noise_sizes, dim=1)
+        parts = torch.split(noise, self._noise_sizes, dim=1)
         return self._through(x, context, lambda layer, q: q.draw(parts[layer]))
 
     def centre(self, x: Tensor, context: Tensor | None = None) -> Inference:
@@ -100,7 +100,7 @@ class Joint(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor, context: Tensor | None = None) -> Inference:
         """Given indices, (N, index_features)."""
-        parts = indices.split(self._index_sizes, dim=1)
+        parts = torch.split(indices, self._index_sizes, dim=1)
         return self._through(x, context, lambda layer, q: parts[layer])
 
     def _through(self, x: Tensor, context: Tensor | None, pick: _Pick) -> Inference:

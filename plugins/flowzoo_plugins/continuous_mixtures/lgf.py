@@ -53,8 +53,8 @@ class LGF(IndexedMixture):
 
     Args:
         features: D.
-        base_flow: what is taken apart: name, ``{"name": ..., **options}`` or a built flow; named, it
-            is built without normalization. ``{"name": "none", "layers": L}`` for g = identity.
+        base_flow: what is taken apart: name, ``{"name": ..., **options}`` or a built flow; a named
+            one is built without normalization. ``{"name": "none", "layers": L}`` for g = identity.
         family: G: ``affine`` as above, or ``conditioned``, where u joins the context of g_l.
         index_features: d_u, columns of each u_l.
         p_hidden: hidden widths of the networks of p(u|z).

@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -43,8 +42,13 @@ def bound(
 ) -> Tensor:
     r"""A lower bound of log p(x), (N,), nats, in expectation over the noise.
 
-    With M charts a row, mixed by weights p_m, it is the bound of log sum_m p_m p(x|m): for ``elbo``
-    and ``stl`` log sum_m p_m exp(ELBO_m), for the others log of the mean weight, sum_m p_m w_{mk}.
+    With M charts a row, mixed by weights p_m, it is a bound of log sum_m p_m p(x|m): for the two
+    importance-weighted ones the log of the mean of sum_m p_m w_{mk}, for ``elbo`` and ``stl``
+
+    .. math:: \log \sum_m p_m + \sum_m \frac{p_m}{\sum_j p_j} \mathrm{ELBO}_m
+
+    which is linear in the draws: a sharper mix would correlate with them, and the score that
+    ``stl`` leaves out would have a mean.
 
     Args:
         joint: the model.
@@ -64,14 +68,14 @@ def bound(
     log_w = (found.log_p - found.log_q).reshape(shape)
     log_charts = log_w.new_zeros(rows, charts) if log_weight is None else log_weight
     if objective == "elbo":
-        return (log_charts + log_w.mean(dim=2)).logsumexp(dim=1)
+        return _mean_of_charts(log_charts, log_w.mean(dim=2))
     weighted = log_w + log_charts[:, :, None] - math.log(draws)
     if objective == "importance":
         return weighted.flatten(1).logsumexp(dim=1)
     fixed_index, fixed_model = (part.reshape(shape) for part in _split(joint, flat, found, own))
     if objective == "stl":
         changes = (fixed_index + fixed_model).mean(dim=2)
-        return (log_charts + _value(log_w.mean(dim=2), changes)).logsumexp(dim=1)
+        return _mean_of_charts(log_charts, _value(log_w.mean(dim=2), changes))
     share = weighted.detach().flatten(1).softmax(dim=1).reshape(shape)
     changes = share * (fixed_index + log_charts[:, :, None]) + share.square() * fixed_model
     return _value(weighted.flatten(1).logsumexp(dim=1), changes.flatten(1).sum(dim=1))
@@ -85,6 +89,11 @@ def _split(
     still = {name: parameter.detach() for name, parameter in joint.named_parameters()}
     moved: Inference = functional_call(joint, still, (x, found.indices, context))
     return fixed_index, moved.log_p - moved.log_q
+
+
+def _mean_of_charts(log_charts: Tensor, log_w: Tensor) -> Tensor:
+    """The bound of charts that are chosen by their weights, from that of each, (N,)."""
+    return log_charts.logsumexp(dim=1) + (log_charts.softmax(dim=1) * log_w).sum(dim=1)
 
 
 def _value(value: Tensor, gradient: Tensor) -> Tensor:

@@ -90,7 +90,9 @@ class DeepNIF(Mixture):
         torch.Size([4])
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"embed", "reconstruct", "noise_scale", "importance_estimate"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"embed", "reconstruct", "noise_scale", "importance_estimate"}
+    )
 
     def __init__(
         self,
