@@ -15,7 +15,7 @@ from flowzoo_bench.tasks import MNIST, Digits, FashionMNIST, ImageTask, Patches
 from flowzoo_bench.tasks import mnist as mnist_module
 from flowzoo_bench.tasks.images import dequantize, quantize
 from flowzoo_bench.tasks.mnist import example_options
-from flowzoo_bench.tasks.patches import PHOTOS
+from flowzoo_bench.tasks.photos import PHOTOS, photo
 from real_data import needs_fashion_mnist, needs_mnist
 
 SMALL = {"num_train": 60, "num_valid": 20, "num_test": 30}
@@ -276,9 +276,7 @@ def test_photos_are_split_as_asked():
 
 
 def test_patches_without_scikit_image_name_the_extra(monkeypatch):
-    from flowzoo_bench.tasks import patches
-
     monkeypatch.setitem(sys.modules, "skimage", None)
-    patches._photo.cache_clear()
+    photo.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'flowzoo\[image\]'"):
         Patches().splits(0)

@@ -1,4 +1,4 @@
-"""Digits, breast cancer, airports, and data of one's own."""
+"""Digits, breast cancer, wine, diabetes, airports, and data of one's own."""
 
 import io
 from decimal import Decimal
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flowzoo_bench.tasks import Airports, ArrayTask, BreastCancer, Digits, FileTask
+from flowzoo_bench.tasks.tabular import Diabetes, Wine
 
 
 @pytest.mark.parametrize(
@@ -16,9 +17,11 @@ from flowzoo_bench.tasks import Airports, ArrayTask, BreastCancer, Digits, FileT
     [
         (Digits(), [1079, 359, 359], 64),
         (BreastCancer(), [341, 114, 114], 30),
+        (Wine(), [106, 36, 36], 13),
+        (Diabetes(), [266, 88, 88], 9),
         (Airports(), [10000, 2500, 2500], 3),
     ],
-    ids=["digits", "breast-cancer", "airports"],
+    ids=["digits", "breast-cancer", "wine", "diabetes", "airports"],
 )
 def test_splits_are_disjoint_seeded_and_without_a_known_truth(task, sizes, features):
     first, again, other = task.splits(0), task.splits(0), task.splits(1)
@@ -59,6 +62,40 @@ def test_breast_cancer_holds_the_original_rows():
     assert BreastCancer.standardize and BreastCancer.bin_width is None
 
 
+@pytest.mark.parametrize("cls", [Wine, Diabetes])
+def test_rounded_tables_hold_the_original_rows_and_noise_of_their_rounding(cls):
+    from sklearn.datasets import load_diabetes, load_wine
+
+    original = {
+        Wine: load_wine().data,
+        Diabetes: load_diabetes(scaled=False).data[:, [0, *range(2, 10)]],  # without the sex
+    }[cls]
+    widths = np.array(cls.widths)
+    seen = []
+    for seed in (0, 1):
+        x = torch.cat(cls().splits(seed)).numpy()
+        noise = (x[:, None] - original) / widths
+        whose = ((noise > -1e-6) & (noise < 1 + 1e-6)).all(axis=2)
+        assert whose.sum(axis=0).tolist() == whose.sum(axis=1).tolist() == [1] * cls.total
+        drawn = noise[whose].flatten()
+        assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+        assert drawn.std() == pytest.approx(12**-0.5, abs=0.02)
+        assert all(len(set(column)) == cls.total for column in x.T)  # no value twice
+        seen.append(noise[whose])
+    assert not np.allclose(*seen) and cls.standardize and cls.bin_width is None
+
+
+def test_the_noise_of_rounded_tables_is_as_wide_as_the_rounding():
+    """Most values are multiples of their width; the logarithm is of whole numbers near 100."""
+    for cls, at in ((Wine, range(13)), (Diabetes, [0, 1, 2, 3, 4, 5, 6, 8])):
+        x = cls().rounded()[:, at] / np.array(cls.widths)[at]
+        whole = (np.abs(x - np.round(x)) < 1e-6).mean(axis=0)
+        assert whole.min() > 0.85
+    logarithm = np.exp(Diabetes().rounded()[:, 7])
+    assert np.abs(logarithm - np.round(logarithm)).max() < 0.02
+    assert np.median(logarithm) == pytest.approx(100, abs=5)
+
+
 def test_airports_lie_near_the_sphere_where_airports_are():
     places = Airports.places()
     assert len(places) > 25000
@@ -85,7 +122,7 @@ def test_airports_refuse_more_rows_than_there_are_and_no_noise():
         Airports(num_test=0)
 
 
-@pytest.mark.parametrize("cls", [Digits, BreastCancer])
+@pytest.mark.parametrize("cls", [Digits, BreastCancer, Wine, Diabetes])
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.mnist import MNIST as MNIST
     from flowzoo_bench.tasks.mnist import FashionMNIST as FashionMNIST
     from flowzoo_bench.tasks.patches import Patches as Patches
+    from flowzoo_bench.tasks.photo_pixels import PhotoPixels as PhotoPixels
     from flowzoo_bench.tasks.planar_sets import Line as Line
     from flowzoo_bench.tasks.planar_sets import Sine as Sine
     from flowzoo_bench.tasks.plane import PlaneTask as PlaneTask
@@ -46,11 +47,17 @@ if TYPE_CHECKING:
     from flowzoo_bench.tasks.synthetic import SyntheticTask as SyntheticTask
     from flowzoo_bench.tasks.synthetic_digits import SyntheticDigits as SyntheticDigits
     from flowzoo_bench.tasks.tabular import BreastCancer as BreastCancer
+    from flowzoo_bench.tasks.tabular import Diabetes as Diabetes
+    from flowzoo_bench.tasks.tabular import Wine as Wine
     from flowzoo_bench.tasks.two_spirals import TwoSpirals as TwoSpirals
+    from flowzoo_bench.tasks.uci.gas import Gas as Gas
+    from flowzoo_bench.tasks.uci.hepmass import Hepmass as Hepmass
+    from flowzoo_bench.tasks.uci.miniboone import Miniboone as Miniboone
+    from flowzoo_bench.tasks.uci.power import Power as Power
+    from flowzoo_bench.tasks.uci.table import MafTable as MafTable
     from flowzoo_bench.tasks.union import ManifoldUnion as ManifoldUnion
 
 _HOME = {
-    "MNIST": "mnist",
     "Airports": "airports",
     "ArrayTask": "arrays",
     "BentLissajous": "curve_sets",
@@ -60,6 +67,7 @@ _HOME = {
     "Coordinates": "coordinates",
     "CurveTask": "curve_sets",
     "CurvedManifold": "manifolds",
+    "Diabetes": "tabular",
     "Digits": "digits",
     "DisjointCircles": "curve_sets",
     "EightGaussians": "plane_mixtures",
@@ -67,7 +75,9 @@ _HOME = {
     "FadingSquare": "fading_square",
     "FashionMNIST": "mnist",
     "FileTask": "arrays",
+    "Gas": "uci.gas",
     "Helix": "curve_sets",
+    "Hepmass": "uci.hepmass",
     "ImageTask": "images",
     "InterlockedCircles": "curve_sets",
     "Knotted": "curve_sets",
@@ -75,11 +85,16 @@ _HOME = {
     "LinearManifold": "manifolds",
     "Lissajous": "curve_sets",
     "Logit": "logit",
+    "MNIST": "mnist",
+    "MafTable": "uci.table",
     "ManifoldTask": "manifolds",
     "ManifoldUnion": "union",
+    "Miniboone": "uci.miniboone",
     "NonKnotted": "curve_sets",
     "Patches": "patches",
+    "PhotoPixels": "photo_pixels",
     "PlaneTask": "plane",
+    "Power": "uci.power",
     "Rings": "plane_mixtures",
     "SCurve": "s_curve",
     "Sine": "planar_sets",
@@ -92,6 +107,7 @@ _HOME = {
     "TwistedEight": "curve_sets",
     "TwoSpirals": "two_spirals",
     "TwoUniforms": "boxes",
+    "Wine": "tabular",
 }
 
 __all__ = sorted(_HOME)

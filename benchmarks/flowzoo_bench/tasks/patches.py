@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +16,7 @@ from flowzoo_bench.tasks.images import (
     check_sizes,
     quantize,
 )
-
-PHOTOS = ("astronaut", "chelsea", "coffee", "hubble", "rocket")
-"""In the order of their labels. Public domain or CC0, all of them."""
-_FUNCTIONS = {"hubble": "hubble_deep_field"}
+from flowzoo_bench.tasks.photos import PHOTOS, photo, photo_digest
 
 
 class Patches(ImageTask):
@@ -75,10 +70,7 @@ class Patches(ImageTask):
 
     def fingerprint(self) -> str:
         """Hash of the decoded photos: two decoders may round differently."""
-        digest = hashlib.sha256()
-        for name in PHOTOS:
-            digest.update(_photo(name).tobytes())
-        return digest.hexdigest()[:16]
+        return photo_digest()
 
     def images(self) -> tuple[Bytes, NDArray[np.int64]]:
         """All patches (N, 3 size²), photo by photo and row by row, and their photos' indices.
@@ -86,7 +78,7 @@ class Patches(ImageTask):
         Raises:
             ImportError: scikit-image is not installed.
         """
-        cut = [self._cut(_photo(name)) for name in PHOTOS]
+        cut = [self._cut(photo(name)) for name in PHOTOS]
         labels = np.repeat(np.arange(len(PHOTOS)), [len(patches) for patches in cut])
         return quantize(np.concatenate(cut), self.levels), labels
 
@@ -121,17 +113,3 @@ def _photos(name: str, given: Sequence[str]) -> set[str]:
     if isinstance(given, str) or not given or not set(given) <= set(PHOTOS):
         raise ValueError(f"{name}: expected some of {list(PHOTOS)}, got {given!r}")
     return set(given)
-
-
-@lru_cache(maxsize=len(PHOTOS))
-def _photo(name: str) -> Bytes:
-    """A photo (H, W, 3), not to be written to."""
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise ImportError(
-            "patches: scikit-image is not installed; pip install 'flowzoo[image]'"
-        ) from error
-    photo = np.array(getattr(data, _FUNCTIONS.get(name, name))(), dtype=np.uint8)
-    photo.flags.writeable = False
-    return photo

@@ -151,6 +151,19 @@ PATCHES = _image(
 BREAST_CANCER = _real(
     "breast-cancer", "569 rows of 30 cell measurements (UCI)", "tabular:BreastCancer", 30
 )
+WINE = _real("wine", "178 rows of 13 measurements of wines (UCI), dequantised", "tabular:Wine", 13)
+DIABETES = _real(
+    "diabetes", "442 rows of 9 measurements of patients, dequantised", "tabular:Diabetes", 9
+)
+PHOTO_PIXELS = PluginSpec(
+    "task",
+    "photo-pixels",
+    "A table of pixels of photos, 63 columns like BSDS300's, or 3, 8, 12, 24, 48",
+    "flowzoo_bench.tasks.photo_pixels:PhotoPixels",
+    requires=("scikit-image>=0.24",),
+    capabilities={"features": None, "oracle": False, "support": False, "real": True},
+    check_options={"side": 3, "num_train": 400, "num_valid": 100, "num_test": 100},
+)
 AIRPORTS = _real("airports", "The world's airports near the unit sphere", "airports:Airports", 3)
 FILE = _real(
     "file",

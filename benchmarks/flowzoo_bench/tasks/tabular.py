@@ -1,9 +1,13 @@
-"""A real table that scikit-learn carries: breast-cancer measurements."""
+"""Small real tables that scikit-learn carries: breast cancer, wine, diabetes."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flowzoo.interfaces.task import Splits, Task
 from flowzoo_bench.tasks.checks import check_seed, split_sizes
@@ -36,3 +40,91 @@ class BreastCancer(Task):
         rng = np.random.default_rng(check_seed(seed))
         x = rng.permutation(load_breast_cancer().data.astype(np.float64))
         return Splits(*torch.split(torch.as_tensor(x), list(self.sizes)))
+
+
+class _RoundedTable(Task):
+    """A table whose values were rounded; a subclass says how and where the rows are.
+
+    Each value becomes itself plus U[0, width), one draw per replicate, where width is the step it
+    was rounded to. So no value recurs, and no model wins by a spike on one: rounded data have no
+    density. POWER's are treated likewise (Papamakarios, Pavlakou, Murray 2017). Rows are split at
+    random, anew for each replicate; none is there twice. Models see them standardised.
+
+    Args:
+        valid_fraction: share of validation rows.
+        test_fraction: share of test rows.
+
+    Raises:
+        ValueError: a fraction is not in (0, 1) or leaves a split empty.
+    """
+
+    standardize = True
+    total: ClassVar[int]
+    widths: ClassVar[tuple[float, ...]]
+
+    def __init__(self, *, valid_fraction: float = 0.2, test_fraction: float = 0.2) -> None:
+        super().__init__(len(self.widths))
+        self.sizes = split_sizes(self.total, valid_fraction, test_fraction)
+
+    @abstractmethod
+    def rounded(self) -> NDArray[np.float64]:
+        """All rows (N, D) as they were published."""
+
+    def splits(self, seed: int) -> Splits:
+        """Shuffle, add noise of the width of the rounding, cut into the three splits."""
+        rng = np.random.default_rng(check_seed(seed))
+        x = rng.permutation(self.rounded())
+        x = x + np.array(self.widths) * rng.random(x.shape)
+        return Splits(*torch.split(torch.as_tensor(x), list(self.sizes)))
+
+
+class Wine(_RoundedTable):
+    """178 Italian wines, 13 chemical measurements (UCI wine), with noise of their rounding.
+
+    Rows are split at random, anew for each replicate.
+
+    Args:
+        valid_fraction: share of validation rows.
+        test_fraction: share of test rows.
+
+    Raises:
+        ValueError: a fraction is not in (0, 1) or leaves a split empty.
+    """
+
+    total = 178
+    # hundredths, but for the alcalinity of ash, magnesium and proline
+    widths = (0.01, 0.01, 0.01, 0.1, 1.0, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 1.0)
+
+    def rounded(self) -> NDArray[np.float64]:
+        """All rows (178, 13) as they were published."""
+        from sklearn.datasets import load_wine
+
+        return np.asarray(load_wine().data, dtype=np.float64)
+
+
+class Diabetes(_RoundedTable):
+    """442 patients, 9 measurements (Efron, Hastie, Johnstone, Tibshirani 2004), with such noise.
+
+    Age, body mass index, blood pressure and six of blood serum, in their own units. The sex, of
+    two values, has no density and is left out. The ratio of total to HDL cholesterol is a whole
+    number in most rows, 128 times the same, and its noise is as wide as that. Rows are split at
+    random, anew for each replicate.
+
+    Args:
+        valid_fraction: share of validation rows.
+        test_fraction: share of test rows.
+
+    Raises:
+        ValueError: a fraction is not in (0, 1) or leaves a split empty.
+    """
+
+    total = 442
+    # the last but one is a logarithm of whole numbers about 100, whose steps are about so wide
+    widths = (1.0, 0.1, 1.0, 1.0, 0.2, 1.0, 1.0, 0.01, 1.0)
+
+    def rounded(self) -> NDArray[np.float64]:
+        """All rows (442, 9) as they were published, without the sex."""
+        from sklearn.datasets import load_diabetes
+
+        x = np.asarray(load_diabetes(scaled=False).data, dtype=np.float64)
+        return np.delete(x, 1, axis=1)
