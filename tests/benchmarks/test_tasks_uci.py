@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,14 @@ def test_the_work_is_done_once_and_again_for_other_files(
     assert Power(**options).fingerprint() != tag
     assert not torch.equal(Power(**options).splits(0).train, first.train)
     assert len(list((cache / "prepared").iterdir())) == 2
+
+
+def test_several_at_once_do_not_meet_a_half_made_file(tmp_path: Path, cache: Path) -> None:
+    options = small("hepmass", tmp_path / "files")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: Hepmass(**options).splits(seed), range(8)))
+    assert all(torch.equal(splits.test, found[0].test) for splits in found)
+    assert [path.suffix for path in (cache / "prepared").iterdir()] == [".npz"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are made read-only the POSIX way")
