@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from flowzoo.importance import BLOCK, NUMBERS, Weights, weighted_draws
 from torch import Tensor
+
+from flowzoo.importance import BLOCK, NUMBERS, Weights, weighted_draws
 
 F64 = torch.float64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from flowzoo_plugins.continuous_mixtures.bijections import IndexedBijection
 from flowzoo_plugins.continuous_mixtures.index import ConditionalIndex, IndexDistribution
 
 InferFrom = Literal["flow", "data"]
+Relax = Callable[[IndexDistribution], IndexDistribution]
+"""Puts another distribution in the place of each p(u|z) and q(u|.)."""
 _Pick = Callable[[int, IndexDistribution], Tensor]
 
 
@@ -38,7 +41,7 @@ class IndexedLayer(nn.Module):
     Args:
         bijection: G(.; u).
         prior: p(u|z), z on the latent side of G.
-        posterior: q(u|.), see ``infer_from``.
+        posterior: q(u|.), see ``infer_from``; None where all u are summed over.
         infer_from: q takes ``flow``: what ``bijection.prepare`` makes of x, as the authors' code
             does, or ``data``: x, as the paper writes. One is a bijection of the other.
     """
@@ -47,7 +50,7 @@ class IndexedLayer(nn.Module):
         self,
         bijection: IndexedBijection,
         prior: ConditionalIndex,
-        posterior: ConditionalIndex,
+        posterior: ConditionalIndex | None,
         *,
         infer_from: InferFrom = "flow",
     ) -> None:
@@ -84,41 +87,91 @@ class Joint(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.prior = prior
         self.support_map = prior.support_map()
-        self._index_sizes = [layer.posterior.index_features for layer in layers]
-        self._noise_sizes = [layer.posterior.noise_features for layer in layers]
+        self._index_sizes = [layer.prior.index_features for layer in layers]
+        self._noise_sizes = [layer.prior.noise_features for layer in layers]
         self.index_features = sum(self._index_sizes)
         self.noise_features = sum(self._noise_sizes)
 
-    def infer(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Inference:
+    def infer(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        context: Tensor | None = None,
+        relax: Relax | None = None,
+    ) -> Inference:
         """Indices drawn from q by reparametrisation of ``noise`` (N, noise_features)."""
         parts = torch.split(noise, self._noise_sizes, dim=1)
-        return self._through(x, context, lambda layer, q: q.draw(parts[layer]))
+        return self._through(x, context, lambda layer, q: q.draw(parts[layer]), relax)
 
     def centre(self, x: Tensor, context: Tensor | None = None) -> Inference:
         """Indices at the centre of q."""
-        return self._through(x, context, lambda layer, q: q.centre())
+        return self._through(x, context, lambda layer, q: q.centre(), None)
 
-    def forward(self, x: Tensor, indices: Tensor, context: Tensor | None = None) -> Inference:
+    def forward(
+        self,
+        x: Tensor,
+        indices: Tensor,
+        context: Tensor | None = None,
+        relax: Relax | None = None,
+    ) -> Inference:
         """Given indices, (N, index_features)."""
         parts = torch.split(indices, self._index_sizes, dim=1)
-        return self._through(x, context, lambda layer, q: parts[layer])
+        return self._through(x, context, lambda layer, q: parts[layer], relax)
 
-    def _through(self, x: Tensor, context: Tensor | None, pick: _Pick) -> Inference:
+    def enumerate(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log p(x, u) of every path of finite indices, (N, K^L), and its z_0, (N, K^L, D).
+
+        Path numbers have the layer at the data side as their highest digit.
+        """
+        rows = len(x)
+        log_p = x.new_zeros(rows)
+        for layer in self._layers():
+            values = layer.prior.index_features
+            y, volume = layer.bijection.prepare(x, context)
+            log_p = (log_p + volume).repeat_interleave(values, dim=0)
+            y = y.repeat_interleave(values, dim=0)
+            if context is not None:
+                context = context.repeat_interleave(values, dim=0)
+            u = torch.eye(values, dtype=x.dtype, device=x.device).log().repeat(len(x), 1)
+            x, more = layer.bijection.encode(y, u, context)
+            log_p = log_p + more + layer.prior(x, context).log_prob(u)
+        z, log_prior = self._to_prior(x)
+        paths = self.num_paths()
+        return (log_p + log_prior).reshape(rows, paths), z.reshape(rows, paths, z.shape[1])
+
+    def num_paths(self) -> int:
+        """K^L, how many paths there are of finite indices."""
+        return math.prod(self._index_sizes)
+
+    def _to_prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z_0 where the prior is, and its log-density there with the volume term."""
+        log_p = z.new_zeros(len(z))
+        if self.support_map is not None:
+            z, log_p = self.support_map.encode(z)
+        return z, log_p + self.prior.log_prob(z)
+
+    def _through(
+        self, x: Tensor, context: Tensor | None, pick: _Pick, relax: Relax | None
+    ) -> Inference:
         indices = []
         log_p = log_q = x.new_zeros(len(x))
         for number, layer in enumerate(self._layers()):
+            if layer.posterior is None:
+                raise TypeError("posterior: expected an inference model, this one has none")
             y, volume = layer.bijection.prepare(x, context)
             posterior = layer.posterior(y if layer.infer_from == "flow" else x, context)
+            if relax is not None:
+                posterior = relax(posterior)
             u = pick(number, posterior)
             x, more = layer.bijection.encode(y, u, context)
-            log_p = log_p + volume + more + layer.prior(x, context).log_prob(u)
+            prior = layer.prior(x, context)
+            if relax is not None:
+                prior = relax(prior)
+            log_p = log_p + volume + more + prior.log_prob(u)
             log_q = log_q + posterior.log_prob(u)
             indices.append(u)
-        if self.support_map is not None:
-            x, volume = self.support_map.encode(x)
-            log_p = log_p + volume
-        log_p = log_p + self.prior.log_prob(x)
-        return Inference(torch.cat(indices, dim=1), log_p, log_q, x)
+        x, log_prior = self._to_prior(x)
+        return Inference(torch.cat(indices, dim=1), log_p + log_prior, log_q, x)
 
     def sample(
         self,

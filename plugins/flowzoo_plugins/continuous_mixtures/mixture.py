@@ -14,7 +14,7 @@ from flowzoo.mixtures import Frame, build_frame
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_positive, check_rows
 from flowzoo_plugins.continuous_mixtures.charts import Charts, mixed
-from flowzoo_plugins.continuous_mixtures.joint import Joint
+from flowzoo_plugins.continuous_mixtures.joint import Joint, Relax
 from flowzoo_plugins.continuous_mixtures.objectives import Objective, bound, log_weights
 
 TRAINING: Mapping[str, Any] = {"epochs": 300, "lr": 1e-3, "batch_size": 1000, "patience": 30}
@@ -102,7 +102,14 @@ class IndexedMixture(Mixture):
     def _validate(self, x: Tensor, noise: Tensor) -> Tensor:
         return -self._bound(x, noise, "importance", self.validation_samples)
 
-    def _bound(self, x: Tensor, noise: Tensor, objective: Objective, draws: int) -> Tensor:
+    def _bound(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        objective: Objective,
+        draws: int,
+        relax: Relax | None = None,
+    ) -> Tensor:
         """A bound of log p(x), (N,), from the first ``draws`` draws in the noise."""
         y, volume = self._framed(x)
         context = log_weight = None
@@ -114,7 +121,15 @@ class IndexedMixture(Mixture):
             log_weight = self.charts.log_prob()[chart]
         taken = noise[:, : draws * overlap * self.joint.noise_features]
         shaped = taken.reshape(len(x), overlap, draws, self.joint.noise_features)
-        found = bound(self.joint, y, shaped, objective, context=context, log_weight=log_weight)
+        found = bound(
+            self.joint,
+            y,
+            shaped,
+            objective,
+            context=context,
+            log_weight=log_weight,
+            relax=relax,
+        )
         return found + volume
 
     # -- density ---------------------------------------------------------------------------------

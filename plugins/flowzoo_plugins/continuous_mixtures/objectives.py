@@ -26,7 +26,7 @@ from typing import Literal
 from torch import Tensor
 from torch.func import functional_call
 
-from flowzoo_plugins.continuous_mixtures.joint import Inference, Joint
+from flowzoo_plugins.continuous_mixtures.joint import Inference, Joint, Relax
 
 Objective = Literal["elbo", "stl", "importance", "dreg"]
 
@@ -39,6 +39,7 @@ def bound(
     *,
     context: Tensor | None = None,
     log_weight: Tensor | None = None,
+    relax: Relax | None = None,
 ) -> Tensor:
     r"""A lower bound of log p(x), (N,), nats, in expectation over the noise.
 
@@ -57,13 +58,14 @@ def bound(
         objective: which bound and which gradient.
         context: of each chart, (N, M, C); None for none.
         log_weight: log p_m of each chart, (N, M); None for zeros.
+        relax: see ``Joint.infer``.
     """
     rows, charts, draws, _ = noise.shape
     flat = x.repeat_interleave(charts * draws, dim=0)
     own = None
     if context is not None:
         own = context.flatten(0, 1).repeat_interleave(draws, dim=0)
-    found = joint.infer(flat, noise.reshape(len(flat), noise.shape[3]), own)
+    found = joint.infer(flat, noise.reshape(len(flat), noise.shape[3]), own, relax)
     shape = (rows, charts, draws)
     log_w = (found.log_p - found.log_q).reshape(shape)
     log_charts = log_w.new_zeros(rows, charts) if log_weight is None else log_weight
@@ -72,7 +74,9 @@ def bound(
     weighted = log_w + log_charts[:, :, None] - math.log(draws)
     if objective == "importance":
         return weighted.flatten(1).logsumexp(dim=1)
-    fixed_index, fixed_model = (part.reshape(shape) for part in _split(joint, flat, found, own))
+    fixed_index, fixed_model = (
+        part.reshape(shape) for part in _split(joint, flat, found, own, relax)
+    )
     if objective == "stl":
         changes = (fixed_index + fixed_model).mean(dim=2)
         return _mean_of_charts(log_charts, _value(log_w.mean(dim=2), changes))
@@ -82,12 +86,12 @@ def bound(
 
 
 def _split(
-    joint: Joint, x: Tensor, found: Inference, context: Tensor | None
+    joint: Joint, x: Tensor, found: Inference, context: Tensor | None, relax: Relax | None
 ) -> tuple[Tensor, Tensor]:
     """log p(x, u) at indices that do not move, and log w by parameters that do not."""
-    fixed_index = joint(x, found.indices.detach(), context).log_p
+    fixed_index = joint(x, found.indices.detach(), context, relax).log_p
     still = {name: parameter.detach() for name, parameter in joint.named_parameters()}
-    moved: Inference = functional_call(joint, still, (x, found.indices, context))
+    moved: Inference = functional_call(joint, still, (x, found.indices, context, relax))
     return fixed_index, moved.log_p - moved.log_q
 
 

@@ -35,3 +35,54 @@ LGF = PluginSpec(
         "num_samples": 64,
     },
 )
+
+DISCRETE_LGF = PluginSpec(
+    kind="mixture",
+    name="discrete-lgf",
+    summary="localised generative flows with finite indices: exact sums, or a Concrete relaxation",
+    target="flowzoo_plugins.continuous_mixtures.discrete:DiscreteLGF",
+    capabilities={
+        "evaluations": {
+            "exact": "exact, lebesgue; up to max_paths terms",
+            "importance": "estimate, lebesgue; with an inference model",
+            "elbo": "lower bound, lebesgue; with an inference model",
+        },
+        "methods": ["embed"],
+        "with an inference model": ["importance_estimate"],
+        "of one layer": ["assign"],
+        "packable": "where the base flow is",
+    },
+    paper=_PAPER,
+    bibtex=_BIBTEX,
+    check_options={
+        "base_flow": {"name": "maf", "layers": 2, "hidden": [8]},
+        "num_values": 3,
+        "p_hidden": [8],
+        "q_hidden": [8],
+        "num_samples": 64,
+    },
+)
+
+RAD = PluginSpec(
+    kind="mixture",
+    name="rad",
+    summary="RAD: a flow with piecewise linear folds, each gated; a hard partition, exact",
+    target="flowzoo_plugins.continuous_mixtures.rad:RAD",
+    capabilities={
+        "evaluations": {"exact": "exact, lebesgue"},
+        "methods": ["embed", "assign"],
+        "packable": "where the base flow is",
+    },
+    paper="Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture "
+    "models, arXiv:1903.07714",
+    bibtex="""@article{dinh2019rad,
+  title = {A {RAD} approach to deep mixture models},
+  author = {Dinh, Laurent and Sohl-Dickstein, Jascha and Larochelle, Hugo and Pascanu, Razvan},
+  journal = {arXiv:1903.07714},
+  year = {2019}
+}""",
+    check_options={
+        "base_flow": {"name": "maf", "layers": 2, "hidden": [8]},
+        "gate_hidden": [8],
+    },
+)

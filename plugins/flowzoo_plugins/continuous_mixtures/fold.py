@@ -1,0 +1,141 @@
+"""A layer that is piecewise linear in one column: many to one, with a gate that picks the piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.layers.scale_bound import Bound, bound_log_scale
+from flowzoo.nets import MLP, Activation
+from flowzoo.validation import check_positive
+
+
+class Folded(NamedTuple):
+    """Of N rows: z (N, D), log|det dz/dy| + log p(k|z) (N,), and the piece k (N,) int64."""
+
+    value: Tensor
+    log_abs_det: Tensor
+    piece: Tensor
+
+
+class Fold(nn.Module):
+    r"""A zigzag of P linear pieces in one column, P odd, and p(k|z), the piece a row came from.
+
+    .. math:: z_j = f(y_j), \quad f' = (-1)^k a_k \text{ on piece } k, \qquad
+        p_Y(y) = p_Z(z)\, p(k \mid z)\, a_k
+
+    Pieces are cut at knots b_1 < .. < b_{P-1}; f is continuous and goes from -inf to inf, so every
+    z comes from at least one. The gate is a softmax over the pieces whose image holds z_j. Cuts,
+    slopes and gate are learned. The density jumps where a piece ends, as RAD's does.
+
+    Source: Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture models,
+    section 3: a domain partitioned by a piecewise invertible map, gated by a masked softmax.
+
+    Args:
+        features: D.
+        column: j.
+        pieces: P.
+        hidden: hidden widths of the gate's network.
+        activation: of it.
+        log_scale_bound: bound on |log a|, or ``none``.
+
+    Raises:
+        ValueError: an even number of pieces, or a column that is not there.
+
+    Example:
+        >>> fold = Fold(2, column=0, pieces=3, hidden=(8,))
+        >>> y = torch.randn(5, 2)
+        >>> folded = fold.encode(y)
+        >>> torch.allclose(fold.decode(folded.value, folded.piece), y, atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        column: int,
+        pieces: int,
+        hidden: Sequence[int],
+        activation: Activation = "tanh",
+        log_scale_bound: Bound = "none",
+    ) -> None:
+        super().__init__()
+        if check_positive("pieces", pieces) % 2 == 0 or pieces == 1:
+            raise ValueError(f"pieces: expected an odd number >= 3, got {pieces}")
+        if not 0 <= column < features:
+            raise ValueError(f"column: expected 0 to {features - 1}, got {column}")
+        self.features, self.column, self.pieces = features, column, pieces
+        self.log_scale_bound = log_scale_bound
+        self.first_knot = nn.Parameter(torch.tensor(-0.5))
+        self.log_gaps = nn.Parameter(torch.zeros(pieces - 2))
+        self.raw_slopes = nn.Parameter(torch.zeros(pieces))
+        self.gate = MLP(features, pieces, hidden=hidden, activation=activation)
+
+    @torch.no_grad()
+    def place(self, y: Tensor) -> None:
+        """Put the knots at quantiles of the column of y (N, D): as many rows in every piece."""
+        shares = torch.arange(1, self.pieces, device=y.device) / self.pieces
+        column = y[:, self.column].sort().values
+        knots = column[(shares * (len(column) - 1)).long()]
+        spread = column.std(correction=0).clamp(min=1e-6)
+        self.first_knot.copy_(knots[0])
+        self.log_gaps.copy_((knots[1:] - knots[:-1]).clamp(min=0.01 * spread).log())
+
+    def encode(self, y: Tensor) -> Folded:
+        """y (N, D) to z, with the piece of each row."""
+        knots, heights, slopes = self._zigzag()
+        column = y[:, self.column]
+        piece = (column[:, None] > knots).sum(dim=1)
+        anchor = (piece - 1).clamp(min=0)
+        z = self._with_column(y, heights[anchor] + slopes[piece] * (column - knots[anchor]))
+        own = piece[:, None] == self._numbers(y)
+        # its own piece reaches it, whatever rounding says
+        log_share = torch.where(own, self._log_gate(z, heights, own), 0.0).sum(dim=1)
+        return Folded(z, slopes[piece].abs().log() + log_share, piece)
+
+    def log_pieces(self, z: Tensor) -> Tensor:
+        """log p(k|z) of each piece, (N, P); -inf where a piece does not reach z (N, D)."""
+        return self._log_gate(z, self._zigzag()[1], None)
+
+    def decode(self, z: Tensor, piece: Tensor) -> Tensor:
+        """The y (N, D) of piece (N,) that is folded to z (N, D)."""
+        knots, heights, slopes = self._zigzag()
+        anchor = (piece - 1).clamp(min=0)
+        column = (z[:, self.column] - heights[anchor]) / slopes[piece] + knots[anchor]
+        return self._with_column(z, column)
+
+    def _zigzag(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Knots (P - 1,), f there (P - 1,), and the slopes (P,)."""
+        gaps = self.log_gaps.exp()
+        knots = torch.cat([self.first_knot[None], self.first_knot + gaps.cumsum(dim=0)])
+        signs = 1.0 - 2.0 * (torch.arange(self.pieces, device=knots.device) % 2)
+        slopes = signs.to(knots) * bound_log_scale(self.raw_slopes, self.log_scale_bound).exp()
+        rises = (slopes[1:-1] * gaps).cumsum(dim=0)
+        heights = torch.cat([torch.zeros_like(knots[:1]), rises])
+        return knots, heights - heights.mean() + knots.mean(), slopes
+
+    def _log_gate(self, z: Tensor, heights: Tensor, own: Tensor | None) -> Tensor:
+        low, high = (
+            torch.minimum(heights[:-1], heights[1:]),
+            torch.maximum(heights[:-1], heights[1:]),
+        )
+        column = z[:, self.column, None]
+        reached = torch.cat(
+            [column <= heights[:1], (column >= low) & (column <= high), column >= heights[-1:]],
+            dim=1,
+        )
+        if own is not None:
+            reached = reached | own
+        return torch.where(reached, self.gate(z), -torch.inf).log_softmax(dim=1)
+
+    def _numbers(self, like: Tensor) -> Tensor:
+        return torch.arange(self.pieces, device=like.device)
+
+    def _with_column(self, rows: Tensor, column: Tensor) -> Tensor:
+        """Rows (N, D) with another column j, (N,)."""
+        here = torch.arange(self.features, device=rows.device) == self.column
+        return torch.where(here, column[:, None], rows)
