@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-import flowzoo
 import pytest
 import torch
+from torch import Tensor
+
+import flowzoo
 from flowzoo.testing.distribution import check_overlap
 from flowzoo.testing.numerics import moons
 from flowzoo_plugins.continuous_mixtures.fold import Fold
 from flowzoo_plugins.continuous_mixtures.rad import RAD
-from torch import Tensor
 
 F64 = torch.float64
 
@@ -108,7 +109,9 @@ def test_density_integrates_to_one(options):
     assert mass == pytest.approx(inside, abs=0.005)
 
 
-@pytest.mark.parametrize("options", [{}, {"base_flow": {"name": "realnvp", "layers": 3, "hidden": [6]}, "folds": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"base_flow": {"name": "realnvp", "layers": 3, "hidden": [6]}, "folds": 2}]
+)
 @torch.no_grad()
 def test_draws_follow_the_density(options):
     model = model_of(3, **options)
@@ -116,13 +119,27 @@ def test_draws_follow_the_density(options):
 
 
 @torch.no_grad()
-def test_knots_start_at_the_quantiles_of_what_reaches_them():
-    x = moons(3000, 2)
+def test_folds_start_with_the_data_laid_over_one_another():
+    """Cuts stand in the gaps of three clusters; rising pieces hold them, at one place in z."""
+    x = torch.randn(900, 2, dtype=F64)
+    x[:, 0] = 0.2 * x[:, 0] + torch.tensor([-7.0, 1.0, 4.0]).repeat_interleave(300)
     model = flowzoo.build("mixture", "rad", features=2, folds=1, pieces=5).double()
     model.stages()[0].prepare(x, x, torch.Generator())
     counts = torch.bincount(model.assign(x), minlength=5)
-    assert counts.min() > 0.9 * 600
-    assert counts.max() < 1.1 * 600
+    assert counts.tolist() == [300, 0, 300, 0, 300]
+    z = model.embed(x)[:, 0].reshape(3, 300)
+    torch.testing.assert_close(z.std(dim=1), x[:, 0].reshape(3, 300).std(dim=1))
+    assert (z.mean(dim=1) - z.mean()).abs().max() < 0.2
+    assert model.log_prob(x).isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@torch.no_grad()
+def test_folds_start_on_few_or_equal_rows(rows):
+    for x in (torch.randn(rows, 2, dtype=F64), torch.ones(rows, 2, dtype=F64)):
+        model = flowzoo.build("mixture", "rad", features=2, pieces=7).double()
+        model.stages()[0].prepare(x, x, torch.Generator())
+        assert model.log_prob(x).isfinite().all()
 
 
 @torch.no_grad()

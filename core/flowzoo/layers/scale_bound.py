@@ -21,6 +21,13 @@ def bound_log_scale(raw: Tensor, bound: Bound) -> Tensor:
     return bound * torch.tanh(raw / bound)
 
 
+def raw_log_scale(log_scale: Tensor, bound: Bound, inside: float = 0.95) -> Tensor:
+    """What ``bound_log_scale`` takes to ``log_scale``, clamped to ``inside`` times the bound."""
+    if isinstance(bound, str):
+        return log_scale
+    return bound * torch.atanh((log_scale / bound).clamp(-inside, inside))
+
+
 def check_bound(bound: float, name: str = "log_scale_bound") -> float:
     """Return ``bound`` if it is positive and finite.
 

@@ -138,7 +138,7 @@ class Table(nn.Module):
 
     def __init__(self, features: int, num_values: int) -> None:
         super().__init__()
-        shift = torch.randn(num_values, features)  # apart from the start, or all stay alike
+        shift = 0.3 * torch.randn(num_values, features)  # apart from the start, or all stay alike
         self.rows = nn.Parameter(torch.cat([torch.zeros(num_values, features), shift], dim=1))
 
     def forward(self, u: Tensor) -> Tensor:

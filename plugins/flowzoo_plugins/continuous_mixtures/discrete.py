@@ -14,6 +14,7 @@ from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, Bound, check_bound_or_no
 from flowzoo.mixtures import Frame
 from flowzoo.nets import Activation
 from flowzoo.priors import build_prior
+from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_number, check_positive, check_rows
 from flowzoo_plugins.continuous_mixtures.bijections import Affine
@@ -23,12 +24,17 @@ from flowzoo_plugins.continuous_mixtures.categorical import (
     ConditionalCategorical,
     Table,
 )
+from flowzoo_plugins.continuous_mixtures.clusters import cluster_moments, standardising_rows
 from flowzoo_plugins.continuous_mixtures.index import IndexDistribution
 from flowzoo_plugins.continuous_mixtures.joint import IndexedLayer, InferFrom, Joint
 from flowzoo_plugins.continuous_mixtures.mixture import IndexedMixture
 from flowzoo_plugins.continuous_mixtures.objectives import Objective
 
+Start = Literal["clusters", "random"]
 DiscreteObjective = Literal["auto", "exact", "elbo", "stl", "importance", "dreg"]
+
+
+_START_ROWS = 2**14
 
 
 class DiscreteLGF(IndexedMixture):
@@ -57,6 +63,8 @@ class DiscreteLGF(IndexedMixture):
         infer_from: q takes g_l(z_l) (``flow``) or z_l (``data``).
         prior: of z_0: name, mapping or module.
         frame: as ``lgf``'s.
+        start: ``clusters`` has the values of the index nearest the data standardise k-means
+            clusters of the training rows first, ``random`` leaves all shifts random.
         objective: ``exact``; one of ``elbo``, ``stl``, ``importance``, ``dreg``, relaxed; ``auto``
             is ``exact`` for one layer, else ``importance``.
         tau: temperature of the relaxation.
@@ -91,6 +99,7 @@ class DiscreteLGF(IndexedMixture):
         infer_from: InferFrom = "flow",
         prior: str | Mapping[str, Any] | Prior = "standard-normal",
         frame: Frame = "none",
+        start: Start = "clusters",
         objective: DiscreteObjective = "auto",
         tau: float = 0.5,
         max_paths: int = 1024,
@@ -104,6 +113,7 @@ class DiscreteLGF(IndexedMixture):
         for name, value, known in (
             ("objective", objective, get_args(DiscreteObjective)),
             ("infer_from", infer_from, get_args(InferFrom)),
+            ("start", start, get_args(Start)),
         ):
             if value not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {value!r}")
@@ -139,7 +149,7 @@ class DiscreteLGF(IndexedMixture):
             num_samples=num_samples,
             training=training,
         )
-        self.exact_training = exact
+        self.exact_training, self.start = exact, start
         self.tau = check_number("tau", tau, strict=True)
         paths = self.joint.num_paths()
         summed = paths <= check_positive("max_paths", max_paths)
@@ -156,6 +166,28 @@ class DiscreteLGF(IndexedMixture):
             self.evaluations = {"exact": Evaluation(), **self.evaluations}
         if len(flows) == 1 and summed:
             self.capabilities = self.capabilities | {"assign"}  # type: ignore[misc]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Frame and ``start`` where there are any, then one stage by the objective."""
+        *before, main = super().stages()
+        if self.start == "clusters":
+            before.append(Stage("start", groups=(), prepare=self._place))
+        return (*before, main)
+
+    @torch.no_grad()
+    def _place(self, x_train: Tensor, x_valid: Tensor, generator: torch.Generator) -> None:
+        """The index nearest the data, by clusters of what its flow makes of the training rows."""
+        layer = self.joint.indexed_layers()[0]
+        bijection, index = layer.bijection, layer.prior
+        if not isinstance(bijection, Affine) or not isinstance(index, ConditionalCategorical):
+            raise TypeError(f"layers: expected those of a DiscreteLGF, got {layer}")
+        with as_in_training(self):
+            y = bijection.prepare(self._framed(x_train[:_START_ROWS])[0], None).value
+        seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+        means, stds, log_share = cluster_moments(y, index.index_features, seed)
+        rows = standardising_rows(means, stds, bijection.log_scale_bound)
+        bijection.shift.get_parameter("rows").copy_(rows)
+        index.net.linears[-1].get_parameter("bias").copy_(log_share)
 
     def _main_stage(self) -> Stage:
         if self.exact_training:

@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flowzoo.layers.scale_bound import Bound, bound_log_scale
+from flowzoo.layers.scale_bound import Bound, bound_log_scale, raw_log_scale
 from flowzoo.nets import MLP, Activation
 from flowzoo.validation import check_positive
+
+_CUT = 0.02  # width of a falling piece at the start, in standard deviations of the column
+_NEAR = 0.01  # share of the rows whose spacing tells how thin the column is
 
 
 class Folded(NamedTuple):
@@ -77,13 +80,27 @@ class Fold(nn.Module):
 
     @torch.no_grad()
     def place(self, y: Tensor) -> None:
-        """Put the knots at quantiles of the column of y (N, D): as many rows in every piece."""
-        shares = torch.arange(1, self.pieces, device=y.device) / self.pieces
+        """Lay the data y (N, D) over one another in (P + 1) / 2 rising pieces.
+
+        The column is cut where it is thinnest near its quantiles; thin falling pieces stand in the
+        cuts, as steep as brings the means of all rising pieces to one place.
+        """
         column = y[:, self.column].sort().values
-        knots = column[(shares * (len(column) - 1)).long()]
         spread = column.std(correction=0).clamp(min=1e-6)
+        cuts = _valleys(column, (self.pieces - 1) // 2)
+        cell = (column[:, None] > cuts).sum(dim=1)
+        here = cell[:, None] == torch.arange(len(cuts) + 1, device=y.device)
+        middles = torch.cat([column[:1], (cuts[1:] + cuts[:-1]) / 2, column[-1:]])
+        count = here.sum(dim=0)
+        means = torch.where(count > 0, (here * column[:, None]).sum(dim=0) / count, middles)
+        width = _CUT * spread
+        knots = torch.stack([cuts - width / 2, cuts + width / 2], dim=1).flatten()
+        gaps = (knots[1:] - knots[:-1]).clamp(min=width / 2)
+        falls = torch.zeros_like(self.raw_slopes)
+        falls[1::2] = ((means[1:] - means[:-1]).clamp(min=width) / width).log()
         self.first_knot.copy_(knots[0])
-        self.log_gaps.copy_((knots[1:] - knots[:-1]).clamp(min=0.01 * spread).log())
+        self.log_gaps.copy_(gaps.log())
+        self.raw_slopes.copy_(raw_log_scale(falls, self.log_scale_bound))
 
     def encode(self, y: Tensor) -> Folded:
         """y (N, D) to z, with the piece of each row."""
@@ -139,3 +156,17 @@ class Fold(nn.Module):
         """Rows (N, D) with another column j, (N,)."""
         here = torch.arange(self.features, device=rows.device) == self.column
         return torch.where(here, column[:, None], rows)
+
+
+def _valleys(column: Tensor, count: int) -> Tensor:
+    """Where a sorted column (N,) is thinnest, near each of its ``count`` inner quantiles."""
+    rows = len(column)
+    reach = max(1, int(_NEAR * rows))
+    found = []
+    for number in range(1, count + 1):
+        low, high = (int((number + side) / (count + 1) * (rows - 1)) for side in (-0.5, 0.5))
+        index = torch.arange(low, max(low, high) + 1, device=column.device)
+        before, after = (index - reach).clamp(min=0), (index + reach).clamp(max=rows - 1)
+        thin = (column[after] - column[before]).argmax()
+        found.append((column[after[thin]] + column[before[thin]]) / 2)
+    return torch.stack(found)

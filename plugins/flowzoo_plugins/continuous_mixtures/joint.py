@@ -46,6 +46,10 @@ class IndexedLayer(nn.Module):
             does, or ``data``: x, as the paper writes. One is a bijection of the other.
     """
 
+    bijection: IndexedBijection
+    prior: ConditionalIndex
+    posterior: ConditionalIndex | None
+
     def __init__(
         self,
         bijection: IndexedBijection,
@@ -125,7 +129,7 @@ class Joint(nn.Module):
         """
         rows = len(x)
         log_p = x.new_zeros(rows)
-        for layer in self._layers():
+        for layer in self.indexed_layers():
             values = layer.prior.index_features
             y, volume = layer.bijection.prepare(x, context)
             log_p = (log_p + volume).repeat_interleave(values, dim=0)
@@ -155,7 +159,7 @@ class Joint(nn.Module):
     ) -> Inference:
         indices = []
         log_p = log_q = x.new_zeros(len(x))
-        for number, layer in enumerate(self._layers()):
+        for number, layer in enumerate(self.indexed_layers()):
             if layer.posterior is None:
                 raise TypeError("posterior: expected an inference model, this one has none")
             y, volume = layer.bijection.prepare(x, context)
@@ -185,12 +189,13 @@ class Joint(nn.Module):
         z = self.prior.sample(num, temperature=temperature, generator=generator)
         if self.support_map is not None:
             z = self.support_map.decode(z).value
-        for layer in reversed(self._layers()):
+        for layer in reversed(self.indexed_layers()):
             shape = (num, layer.prior.noise_features)
             noise = torch.randn(shape, generator=generator, dtype=z.dtype, device=z.device)
             u = layer.prior(z, context).draw(noise, temperature)
             z = layer.bijection.decode(z, u, context)
         return z
 
-    def _layers(self) -> tuple[IndexedLayer, ...]:
+    def indexed_layers(self) -> tuple[IndexedLayer, ...]:
+        """From the data side to the latent side."""
         return tuple(self.layers)  # type: ignore[arg-type]
