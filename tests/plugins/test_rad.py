@@ -28,7 +28,8 @@ def fold_of(features: int = 2, pieces: int = 3, column: int = 0, seed: int = 0) 
 
 def model_of(features: int = 2, seed: int = 3, **options) -> RAD:
     torch.manual_seed(seed)
-    given = {"base_flow": {"name": "maf", "layers": 2, "hidden": [8]}, "gate_hidden": (8,)}
+    flow = {"name": "maf", "layers": 2, "hidden": [8]}
+    given = {"base_flow": flow, "folds": 2, "pieces": 3, "gate_hidden": (8,)}
     model = RAD(features, **{**given, **options}).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -144,7 +145,7 @@ def test_folds_start_on_few_or_equal_rows(rows):
 
 @torch.no_grad()
 def test_assign_counts_in_base_p():
-    model = model_of(2, base_flow={"name": "maf", "layers": 3, "hidden": [8]})
+    model = model_of(2, base_flow={"name": "maf", "layers": 3, "hidden": [8]}, folds=3)
     x = moons(400, 2)
     numbers = model.assign(x)
     assert int(numbers.max()) < 27
@@ -188,7 +189,7 @@ def test_two_clusters_are_cut_apart():
         ({"folds": 0}, "folds"),
         ({"base_flow": {"name": "none", "layers": 2}}, "base_flow"),
         ({"log_scale_bound": 0.0}, "log_scale_bound"),
-        ({"base_flow": {"name": "maf", "layers": 60, "hidden": [2]}}, "2\\^62"),
+        ({"base_flow": {"name": "maf", "layers": 60, "hidden": [2]}, "folds": 60}, "2\\^62"),
     ],
 )
 def test_refuses_what_does_not_fit(options, match):

@@ -22,10 +22,11 @@ def chosen(index: Tensor, num_values: int) -> Tensor:
 
 def gumbel(noise: Tensor) -> Tensor:
     """Standard Gumbel numbers from standard normal ones, of the same shape."""
-    # log Phi keeps its digits in both tails; it must not round to 0 for a large number
-    tiny = torch.finfo(noise.dtype).tiny
-    log_uniform: Tensor = torch.special.log_ndtr(noise)
-    return -(-log_uniform).clamp(min=tiny).log()
+    # log Phi with its digits in both tails; torch's log_ndtr does not run under vmap
+    tail = 0.5 * torch.erfc(noise.abs() * math.sqrt(0.5))
+    log_uniform = torch.where(noise < 0, tail.log(), torch.log1p(-tail))
+    finite = torch.finfo(noise.dtype)
+    return -(-log_uniform).clamp(min=finite.tiny, max=finite.max).log()
 
 
 class Categorical(NamedTuple):

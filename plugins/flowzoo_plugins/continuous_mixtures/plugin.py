@@ -83,6 +83,8 @@ RAD = PluginSpec(
 }""",
     check_options={
         "base_flow": {"name": "maf", "layers": 2, "hidden": [8]},
+        "folds": 2,
+        "pieces": 3,
         "gate_hidden": [8],
     },
 )

@@ -41,7 +41,7 @@ class RAD(Mixture):
         features: D.
         base_flow: what is taken apart: name, mapping or built flow; a named one is built without
             normalization.
-        folds: how many of its layers, from the data side, are followed by a fold; all when None.
+        folds: how many of its layers, from the data side, are followed by a fold.
         pieces: P, odd.
         gate_hidden: hidden widths of the gates' networks.
         activation: of these.
@@ -69,8 +69,8 @@ class RAD(Mixture):
         features: int,
         *,
         base_flow: str | Mapping[str, Any] | BaseFlow = "maf",
-        folds: int | None = None,
-        pieces: int = 3,
+        folds: int = 1,
+        pieces: int = 5,
         gate_hidden: Sequence[int] = (50, 50),
         activation: Activation = "tanh",
         log_scale_bound: Bound = LOG_SCALE_BOUND,
@@ -83,9 +83,9 @@ class RAD(Mixture):
         flows = [flow for flow in flow_layers(base_flow, features, 0) if flow is not None]
         if not flows:
             raise ValueError("base_flow: expected a flow between the folds, got 'none'")
-        count = len(flows) if folds is None else check_positive("folds", folds)
+        count = check_positive("folds", folds)
         if count > len(flows):
-            raise ValueError(f"folds: expected at most one for each of {len(flows)} layers")
+            raise ValueError(f"folds: expected at most {len(flows)}, one a layer, got {count}")
         if pieces**count >= 2**62:
             raise ValueError(f"folds: expected fewer than 2^62 pieces in all, got {pieces}^{count}")
         self.frame = build_frame(frame, features)
