@@ -100,7 +100,8 @@ class Experiment(_Strict):
             rows; ``embeddings`` of test rows in the plane that parts the classes; ``spectrum``, the
             variance over noise along each latent direction; ``codes`` of test rows and draws of
             the prior beside them; ``representations``, the first two columns of the embedding of
-            test rows; ``density`` along the manifold, true and learned. And ``model``, the weights.
+            test rows; ``density`` along the manifold, true and learned; ``plane``, the density on a
+            grid, true and learned, for data of two columns. And ``model``, the weights.
         temperatures: of ``knobs``, above 0.
         noise_scales: of ``knobs``, at least 0, for models that have that knob.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 from flowzoo.interfaces import Trained
 from flowzoo_bench.discriminant import discriminant_plane
 from flowzoo_bench.latent_arrays import in_chunks, latent_makers
+from flowzoo_bench.plane_arrays import plane_makers
 from flowzoo_bench.runspec import RunSpec
 
 Arrays = dict[str, Tensor]
@@ -49,6 +50,7 @@ def kept_parts(trained: Trained, spec: RunSpec) -> dict[str, Callable[[], Arrays
     makers: dict[str, Callable[[Trained, RunSpec], Arrays]] = {
         "knobs": _knobs,
         **latent_makers(trained),
+        **plane_makers(trained),
     }
     if trained.reconstruct is not None:
         makers["reconstructions"] = _reconstructions

@@ -23,6 +23,7 @@ Keep = Literal[
     "codes",
     "representations",
     "density",
+    "plane",
 ]
 
 

@@ -19,7 +19,9 @@ from flowzoo_bench.report.latent import latent_figure
 from flowzoo_bench.report.learning import learning_figure
 from flowzoo_bench.report.load import Results, Run, files_of
 from flowzoo_bench.report.manifold_density import manifold_density_figure
+from flowzoo_bench.report.markdown import number
 from flowzoo_bench.report.monitored import monitored_figure
+from flowzoo_bench.report.plane_density import plane_figure
 from flowzoo_bench.report.representations import representations_figure, sorted_images_figure
 from flowzoo_bench.report.rows_drawn import (
     charts_figure,
@@ -29,7 +31,7 @@ from flowzoo_bench.report.rows_drawn import (
 )
 from flowzoo_bench.report.spectra import spectra_figure
 from flowzoo_bench.report.sweeps import sweep_figure
-from flowzoo_bench.report.table import MEASURED, TableRow
+from flowzoo_bench.report.table import HEADLINE, LEBESGUE, MEASURED, TableRow
 from flowzoo_bench.report.view import View
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
         if arrays:
             found = True
             _data_figures(folder, task, arrays, info)
+            scores = _log_likelihoods(rows, task)
+            folder.draw(task, "plane", partial(plane_figure, task, arrays, scores))
         folder.draw(task, "curves", partial(learning_figure, results, task))
         folder.draw(task, "monitored", partial(monitored_figure, results, task))
         for option in dict.fromkeys(point.option for point in results.sweeps.values()):
@@ -124,6 +128,15 @@ def _data_figures(
     for method, held in arrays.items():
         kind = f"layers-{folder.methods[method]}"
         folder.draw(task, kind, partial(layers_figure, task, method, held))
+
+
+def _log_likelihoods(rows: Iterable[TableRow], task: str) -> dict[str, str]:
+    """Of densities on R^D, as the table shows them, by method."""
+    return {
+        row.method: number(row)
+        for row in rows
+        if row.task == task and row.metric == HEADLINE and row.measure == LEBESGUE and number(row)
+    }
 
 
 def _drawn(

@@ -164,15 +164,15 @@ def _ranked(group: Sequence[TableRow], rows: Sequence[TableRow]) -> list[str]:
     body = []
     reference = {name: cells[REAL, name] for name in used if (REAL, name) in cells}
     if reference:
-        body.append([f"*{REAL}*", "", "", "", *(_number(reference.get(name)) for name in used)])
+        body.append([f"*{REAL}*", "", "", "", *(number(reference.get(name)) for name in used)])
     for row in group:
         body.append(
             [
                 f"**{row.method}**" if row.method == ORACLE else row.method,
-                _number(row),
+                number(row),
                 "" if row.gap is None or row.method == ORACLE else f"{row.gap:.3f}",
                 "" if row.method == ORACLE else _runs(row.method, rows),
-                *(_number(cells.get((row.method, name))) for name in used),
+                *(number(cells.get((row.method, name))) for name in used),
             ]
         )
     body.sort(key=lambda line: (line[0] != f"**{ORACLE}**", line[0] != f"*{REAL}*"))
@@ -210,7 +210,7 @@ def _other_evaluations(rows: Sequence[TableRow]) -> list[str]:
         [
             row.method,
             row.metric.removeprefix(HEADLINE).strip("[]"),
-            _number(row),
+            number(row),
             "" if row.gap is None else f"{row.gap:.3f}",
             row.likelihood or "",
             row.measure or "",
@@ -227,7 +227,7 @@ def _learned_surfaces(found: Sequence[TableRow], rows: Sequence[TableRow]) -> li
         return []
     errors = {row.method: row for row in rows if row.metric == "reconstruction_error"}
     body = [
-        [row.method, _number(row), _number(errors.get(row.method)), row.measure or ""]
+        [row.method, number(row), number(errors.get(row.method)), row.measure or ""]
         for row in found
     ]
     head = ["method", "log-likelihood on it", "reconstruction_error", "measure"]
@@ -248,12 +248,12 @@ def _by_knob(task: str, rows: Sequence[TableRow]) -> list[str]:
                     scores.metric,
                     f"*{method}*" if method == REAL else method,
                     *("" for _ in values),
-                    _number(row),
+                    number(row),
                 ]
                 for method, row in scores.levels.items()
             ]
             body += [
-                [scores.metric, method, *(_number(line.get(value)) for value in values), ""]
+                [scores.metric, method, *(number(line.get(value)) for value in values), ""]
                 for method, line in scores.lines.items()
             ]
         named = [f"{symbol} = {value:g}" for value in values]
@@ -261,7 +261,8 @@ def _by_knob(task: str, rows: Sequence[TableRow]) -> list[str]:
     return lines
 
 
-def _number(row: TableRow | None) -> str:
+def number(row: TableRow | None) -> str:
+    """A mean with its mark and interval; empty where there is none."""
     if row is None or row.mean is None:
         return ""
     kind = row.likelihood or ""
