@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         EmbeddingSeparability as EmbeddingSeparability,
     )
     from flowzoo_bench.metrics.image_quality import ImageQuality as ImageQuality
+    from flowzoo_bench.metrics.importance import Importance as Importance
     from flowzoo_bench.metrics.intrinsic_dimension import IntrinsicDimension as IntrinsicDimension
     from flowzoo_bench.metrics.log_likelihood import LogLikelihood as LogLikelihood
     from flowzoo_bench.metrics.sample_kde import SampleKDE as SampleKDE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "EmbeddingSeparability": "embedding_separability",
     "ImageQuality": "image_quality",
+    "Importance": "importance",
     "Interval": "statistics",
     "IntrinsicDimension": "intrinsic_dimension",
     "LogLikelihood": "log_likelihood",

@@ -17,6 +17,13 @@ IMAGE_QUALITY = PluginSpec(
     "features of a classifier of the training images",
     "flowzoo_bench.metrics.image_quality:ImageQuality",
 )
+IMPORTANCE = PluginSpec(
+    "metric",
+    "importance",
+    "How far estimates by importance sampling may be trusted: effective sample size, bias, spread "
+    "over repeats, gap to the ELBO",
+    "flowzoo_bench.metrics.importance:Importance",
+)
 INTRINSIC_DIMENSION = PluginSpec(
     "metric",
     "intrinsic-dimension",
