@@ -15,7 +15,7 @@ from flowzoo.validation import check_positive
 Weigh = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(values (N, K, d), log-weights (N, K)) of rows y (N, D) and standard normals (N, K, n)."""
 
-BLOCK = 2**14  # rows times draws that are weighed at once
+BLOCK = 2**12  # rows times draws that are weighed at once
 NUMBERS = 2**22  # numbers that these may hold at once
 _DRAWS = 40  # of a row in a block, where there are so many
 _GROUPS = 10
@@ -159,7 +159,8 @@ def weighted_draws(
     check_positive("num_samples", num_samples)
     groups = min(_GROUPS, num_samples)
     block = max(1, min(BLOCK, NUMBERS // max(1, numbers_per_draw, y.shape[1])))
-    draws = min(num_samples, _DRAWS, block)
+    calls = math.ceil(num_samples / min(_DRAWS, block))
+    draws = math.ceil(num_samples / calls)  # blocks of one size: memory is used again
     parts = []
     for rows in torch.split(y, max(1, block // draws)):
         weights: Weights | None = None
