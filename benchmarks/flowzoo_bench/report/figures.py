@@ -30,6 +30,7 @@ from flowzoo_bench.report.rows_drawn import (
     samples_figure,
 )
 from flowzoo_bench.report.spectra import spectra_figure
+from flowzoo_bench.report.stability import stability_figure
 from flowzoo_bench.report.sweeps import sweep_figure
 from flowzoo_bench.report.table import HEADLINE, LEBESGUE, MEASURED, TableRow
 from flowzoo_bench.report.view import View
@@ -63,6 +64,7 @@ def draw_figures(results: Results, rows: list[TableRow]) -> list[str]:
             scores = _log_likelihoods(rows, task)
             folder.draw(task, "plane", partial(plane_figure, task, arrays, scores))
         folder.draw(task, "curves", partial(learning_figure, results, task))
+        folder.draw(task, "stability", partial(stability_figure, results, task))
         folder.draw(task, "monitored", partial(monitored_figure, results, task))
         for option in dict.fromkeys(point.option for point in results.sweeps.values()):
             draw = partial(sweep_figure, results, rows, task, option)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from flowzoo_bench.report.knobs import by_setting, knob_scores
 from flowzoo_bench.report.load import Results
 from flowzoo_bench.report.table import (
+    CHANGE,
     HEADLINE,
     LEBESGUE,
     ORACLE,
@@ -26,6 +27,10 @@ _LEGEND = (
     "surface ranks nothing: it is that of the point a model projects to, whose distance is the "
     "`reconstruction_error`. *real data* is the same score of real rows, or the true value: the "
     "floor or the aim of a column."
+)
+_CHANGE = (
+    f"`{CHANGE}` is the median size of the change of the validation objective from one epoch to "
+    "the next, over the last quarter of the epochs, in nats: how steady training was at its end."
 )
 
 
@@ -46,6 +51,8 @@ def markdown(results: Results, rows: Sequence[TableRow]) -> str:
     if bugs:
         lines += ["## Too good to be true", "", *(f"- **{line}**" for line in bugs), ""]
     lines += [_LEGEND, ""]
+    if any(row.metric == CHANGE for row in rows):
+        lines += [_CHANGE, ""]
     for task in results.tasks:
         lines += [f"## {task}", "", *_images(results, task)]
         own = [row for row in rows if row.task == task]

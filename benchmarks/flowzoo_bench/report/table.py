@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from flowzoo_bench.experiment import RESERVED
 from flowzoo_bench.metrics.knobs import parse_knob_name
 from flowzoo_bench.metrics.statistics import mean_and_t_interval, paired_difference
-from flowzoo_bench.records import MetricRow, Record
+from flowzoo_bench.records import MetricRow, Record, finite
 from flowzoo_bench.report.load import Results, Run
+from flowzoo_bench.report.stability import late_change, main_curve
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,6 +26,7 @@ LEBESGUE = "lebesgue"
 MEASURED = frozenset({"ok", "non_finite", "error"})
 """Statuses of runs whose finite numbers count: one bad metric harms no other."""
 _BY_EVALUATION = (HEADLINE, "gap_to_oracle", "test_bits_per_dim", "test_non_finite_rows")
+CHANGE = "validation_change"
 SHARED = ("_amortised", "_of_pack")
 """Endings of metrics that the members of a pack have in common: no replicates of anything."""
 FAILED = frozenset(
@@ -93,12 +95,13 @@ def measurements(record: Record) -> list[MetricRow]:
     if clocks.train_s is not None:
         name = "train_seconds_amortised" if clocks.amortised else "train_seconds"
         rows.append(MetricRow(name=name, value=clocks.train_s, unit="s", direction="min"))
-    trained = [curve for curve in record.curves if curve.points]
-    if trained and trained[-1].best_valid is not None:
-        # of the last trained stage, in the units it was trained in: for choosing between settings
-        best = trained[-1].best_valid
-        # between methods it ranks nothing, their objectives differ: no direction, no unit
-        rows.append(MetricRow(name="validation_objective", value=best))
+    main = main_curve(record)
+    if main is not None and main.best_valid is not None:
+        # in the units it was trained in, for choosing between settings; between methods it ranks
+        # nothing, their objectives differ: no direction, no unit
+        rows.append(MetricRow(name="validation_objective", value=main.best_valid))
+    if main is not None and (change := late_change(main)) is not None:
+        rows.append(MetricRow(name=CHANGE, value=finite(change), unit="nats"))
     if record.memory.peak_rss is not None:
         name = "peak_memory_of_pack" if shared else "peak_memory"
         mib = record.memory.peak_rss / 2**20
