@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.layers import InvertibleBatchNorm, Permutation
-from flowzoo.registry import build
+from flowzoo.registry import build, register
 from flowzoo.testing.distribution import check_overlap
 from flowzoo_plugins.continuous_mixtures.lgf import LGF
 from lgf_models import linear_gaussian, marginal, scalar_model
@@ -272,3 +272,18 @@ def test_a_flow_that_cannot_be_taken_apart_says_so():
 
     with pytest.raises(TypeError, match="apart"):
         build("mixture", "lgf", features=3, base_flow=Whole(3, order="reverse"))
+
+
+def test_an_option_of_another_meaning_is_left_alone():
+    """Somebody's flow may have a ``normalization`` that knows no "none"."""
+
+    class Scaled(Permutation):
+        """A permutation with an option of that name."""
+
+        def __init__(self, features: int, *, context_features: int = 0, normalization: int = 3):
+            super().__init__(features, order="reverse")
+            self.given = normalization
+
+    with register(Scaled, name="scaled-for-test"):
+        model = LGF(2, base_flow="scaled-for-test")
+    assert model.joint.layers[0].bijection.flow.given == 3

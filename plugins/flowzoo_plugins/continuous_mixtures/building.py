@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from flowzoo.interfaces import BaseFlow
 from flowzoo.options import options_of
@@ -18,8 +18,9 @@ def flow_layers(
 ) -> Sequence[BaseFlow] | Sequence[None]:
     """The layers of a base flow from data to latent space, one for each index.
 
-    A flow that is named, and has an option ``normalization`` which is not, is built with none: the
-    scale and shift by the index stand in its place (Cornish et al., 2020, section 3.4).
+    A flow that is named, and has an option ``normalization`` with a value ``none``, is built with
+    that unless it is given: the scale and shift by the index stand in the place of batch-norm
+    (Cornish et al., 2020, section 3.4).
 
     Args:
         base_flow: name, mapping or a built flow; ``{"name": "none", "layers": L}`` for L times the
@@ -61,6 +62,8 @@ def _without_normalization(base_flow: FlowPart) -> FlowPart:
         return base_flow
     options = dict(base_flow) if isinstance(base_flow, Mapping) else {"name": base_flow}
     name = options.get("name")
-    if isinstance(name, str) and "normalization" in options_of(load("base-flow", name)):
-        options.setdefault("normalization", "none")
+    if isinstance(name, str):
+        option = options_of(load("base-flow", name)).get("normalization")
+        if option is not None and "none" in get_args(option.annotation):
+            options.setdefault("normalization", "none")
     return options
