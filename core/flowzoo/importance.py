@@ -160,7 +160,7 @@ def weighted_draws(
     groups = min(_GROUPS, num_samples)
     block = max(1, min(BLOCK, NUMBERS // max(1, numbers_per_draw, y.shape[1])))
     calls = math.ceil(num_samples / min(_DRAWS, block))
-    draws = math.ceil(num_samples / calls)  # blocks of one size: memory is used again
+    draws = math.ceil(num_samples / calls)  # most blocks of one size: memory is used again
     parts = []
     for rows in torch.split(y, max(1, block // draws)):
         weights: Weights | None = None

@@ -17,6 +17,7 @@ from flowzoo.interfaces import (
     Mixture,
     Prior,
     Stage,
+    Step,
 )
 from flowzoo.interfaces.stage import Prepare
 from flowzoo.layers import Thickened, Whitening, surface_log_prob
@@ -258,6 +259,11 @@ def build_frame(frame: Frame, features: int) -> Whitening | None:
     if frame not in get_args(Frame):
         raise ValueError(f"frame: expected one of {get_args(Frame)}, got {frame!r}")
     return None if frame == "none" else Whitening(features, scaling=_SCALING[frame])
+
+
+def into_frame(frame: Whitening | None, x: Tensor) -> Step:
+    """x (N, D) after the frame, with its volume term (N,); x itself without one."""
+    return Step(x, x.new_zeros(len(x))) if frame is None else frame.encode(x)
 
 
 def _closed(name: str, prepare: Prepare) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -106,7 +106,9 @@ def _importance_works(model: Mixture, x: Tensor) -> None:
         bool(((size > 1.0 - 1e-6) & (size < 30.0 + 1e-6)).all()),
         f"effective_sample_size: expected 1 to 30, got {float(size.min())} to {float(size.max())}",
     )
-    refuses("num_samples", model.importance_estimate, x, num_samples=0)  # type: ignore[arg-type]
+    estimate: Callable[..., object] = model.importance_estimate  # type: ignore[assignment]
+    refuses("num_samples", estimate, x, num_samples=0)
+    refuses("x", estimate, torch.full_like(x, torch.nan))
 
 
 def _noise_scale_works(model: Mixture, x: Tensor) -> None:

@@ -67,3 +67,14 @@ def _without_normalization(base_flow: FlowPart) -> FlowPart:
         if option is not None and "none" in get_args(option.annotation):
             options.setdefault("normalization", "none")
     return options
+
+
+def check_widths(**hidden: Sequence[int]) -> None:
+    """Raise unless all hidden widths are positive.
+
+    Raises:
+        ValueError: one is not; the message names the option.
+    """
+    for name, widths in hidden.items():
+        for width in widths:
+            check_positive(name, width)

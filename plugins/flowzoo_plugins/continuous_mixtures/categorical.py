@@ -52,6 +52,10 @@ class Categorical(NamedTuple):
         """log p of values u (N, K), (N,)."""
         return (u.exp() * self.log_share).sum(dim=1)
 
+    def repeated(self, draws: int) -> Categorical:
+        """The same for ``draws`` copies of each row."""
+        return Categorical(self.log_share.repeat_interleave(draws, dim=0))
+
     def relaxed(self, tau: float) -> Concrete:
         """The Concrete distribution of these shares."""
         return Concrete(self.log_share, tau)
@@ -89,6 +93,10 @@ class Concrete(NamedTuple):
         score = self.log_share - self.tau * u
         constant = math.lgamma(num_values) + (num_values - 1) * math.log(self.tau)
         return score.sum(dim=1) - num_values * score.logsumexp(dim=1) + constant
+
+    def repeated(self, draws: int) -> Concrete:
+        """The same for ``draws`` copies of each row."""
+        return Concrete(self.log_share.repeat_interleave(draws, dim=0), self.tau)
 
 
 class ConditionalCategorical(ConditionalIndex):

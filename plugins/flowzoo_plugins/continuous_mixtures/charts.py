@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flowzoo.charts import Condition, chart_context, check_condition, condition_features
 from flowzoo.importance import Weights
 from flowzoo.interfaces import Partitioner, Stage
 from flowzoo.interfaces.stage import within
 from flowzoo.registry import build_part
 from flowzoo.training.modes import evaluating
 from flowzoo.validation import check_positive
-
-Condition = Literal["code", "one-hot"]
 
 
 class Charts(nn.Module):
@@ -45,15 +44,15 @@ class Charts(nn.Module):
         overlap: int,
     ) -> None:
         super().__init__()
-        if condition not in get_args(Condition):
-            raise ValueError(f"condition: expected one of {get_args(Condition)}, got {condition!r}")
+        check_condition(condition)
         self.partitioner: Partitioner = build_part("partitioner", partitioner, features=features)
         self.num_charts = self.partitioner.num_charts
         if check_positive("overlap", overlap) > self.num_charts:
             raise ValueError(f"overlap: expected at most {self.num_charts} charts, got {overlap}")
         self.condition, self.overlap = condition, overlap
-        one_hot = condition == "one-hot"
-        self.context_features = self.num_charts if one_hot else self.partitioner.code_features
+        self.context_features = condition_features(
+            condition, self.num_charts, self.partitioner.code_features
+        )
         self.logits = nn.Parameter(torch.zeros(self.num_charts))
 
     def stages(self, prefix: str) -> tuple[Stage, ...]:
@@ -79,34 +78,39 @@ class Charts(nn.Module):
 
     def context(self, chart: Tensor) -> Tensor:
         """What the networks are told about charts (...), (..., C)."""
-        codes = self.partitioner.codes.detach()
-        if self.condition == "code":
-            return codes[chart]
-        index = torch.arange(self.num_charts, device=chart.device)
-        return (chart[..., None] == index).to(codes.dtype)
+        return chart_context(chart, self.partitioner.codes.detach(), self.condition)
 
-    def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """``num`` charts by their weights, (num,)."""
-        probability = self.log_prob().exp()
+    def draw(
+        self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """``num`` charts by p_k^{1/t}, (num,)."""
+        probability = (self.log_prob() / temperature).softmax(dim=0)
         if num == 0:
             return torch.zeros(0, dtype=torch.int64, device=probability.device)
         return torch.multinomial(probability, num, replacement=True, generator=generator)
 
 
 def mixed(parts: Sequence[Weights], log_weight: Tensor) -> Weights:
-    """Of the mixture, from each chart's draws (as many in each) and the charts' log p_k (K,).
+    r"""Of the mixture, from S draws in each chart and the charts' log p_k (K,).
 
-    ``mean_log`` is then log sum_k p_k exp(the chart's mean log-weight), which bounds as well.
+    The sum over charts is no draw: with shares r_k of the estimate and S_k of the S draws of chart
+    k effective, the mixture has
+
+    .. math:: \frac{1}{S_\mathrm{eff}} = \frac1S + \sum_k r_k^2 \Bigl(\frac{1}{S_k} - \frac1S\Bigr)
+
+    from 1 to S. ``mean_log`` is log sum_k p_k exp(the chart's mean log-weight), a bound as well.
     """
-    sums, squares, totals, means = (
-        torch.stack(each) for each in zip(*(p[:4] for p in parts), strict=True)
-    )
+    each = zip(*(part[:4] for part in parts), strict=True)
+    sums, squares, totals, means = (torch.stack(tensors) for tensors in each)
     count = parts[0].num_samples
     log_sums = sums + log_weight[:, None, None]
-    share = log_sums.logsumexp(dim=2).softmax(dim=0)
+    of_chart = log_sums.logsumexp(dim=2)
+    share = of_chart.softmax(dim=0)
+    inverse = (squares - 2.0 * sums.logsumexp(dim=2)).exp()  # 1 / S_k
+    whole = 1.0 / count + (share.square() * (inverse - 1.0 / count)).sum(dim=0)
     return Weights(
         log_sums.logsumexp(dim=0),
-        (squares + 2.0 * log_weight[:, None]).logsumexp(dim=0),
+        2.0 * of_chart.logsumexp(dim=0) + whole.log(),
         count * (totals / count + log_weight[:, None]).logsumexp(dim=0),
         (share[..., None] * means).sum(dim=0),
         count,

@@ -8,6 +8,13 @@ from torch import Tensor
 from flowzoo.layers.scale_bound import Bound, bound_log_scale, raw_log_scale
 
 _LEAST_SHARE = 0.05  # of the data's standard deviation: a cluster's, at least
+_ROWS = 2**14
+
+
+def some_rows(x: Tensor, generator: torch.Generator) -> Tensor:
+    """At most 2^14 rows of x (N, D), at random: files may be sorted."""
+    order = torch.randperm(len(x), generator=generator, device=generator.device)
+    return x[order[:_ROWS].to(x.device)]
 
 
 def cluster_moments(y: Tensor, num_values: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,13 +18,17 @@ from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_number, check_positive, check_rows
 from flowzoo_plugins.continuous_mixtures.bijections import Affine
-from flowzoo_plugins.continuous_mixtures.building import flow_layers
+from flowzoo_plugins.continuous_mixtures.building import check_widths, flow_layers
 from flowzoo_plugins.continuous_mixtures.categorical import (
     Categorical,
     ConditionalCategorical,
     Table,
 )
-from flowzoo_plugins.continuous_mixtures.clusters import cluster_moments, standardising_rows
+from flowzoo_plugins.continuous_mixtures.clusters import (
+    cluster_moments,
+    some_rows,
+    standardising_rows,
+)
 from flowzoo_plugins.continuous_mixtures.index import IndexDistribution
 from flowzoo_plugins.continuous_mixtures.joint import IndexedLayer, InferFrom, Joint
 from flowzoo_plugins.continuous_mixtures.mixture import IndexedMixture
@@ -32,9 +36,6 @@ from flowzoo_plugins.continuous_mixtures.objectives import Objective
 
 Start = Literal["clusters", "random"]
 DiscreteObjective = Literal["auto", "exact", "elbo", "stl", "importance", "dreg"]
-
-
-_START_ROWS = 2**14
 
 
 class DiscreteLGF(IndexedMixture):
@@ -65,8 +66,9 @@ class DiscreteLGF(IndexedMixture):
         frame: as ``lgf``'s.
         start: ``clusters`` has the values of the index nearest the data standardise k-means
             clusters of the training rows first, ``random`` leaves all shifts random.
-        objective: ``exact``; one of ``elbo``, ``stl``, ``importance``, ``dreg``, relaxed; ``auto``
-            is ``exact`` for one layer, else ``importance``.
+        objective: ``exact``, whose steps take memory for batch size times K^L rows; one of
+            ``elbo``, ``stl``, ``importance``, ``dreg``, relaxed; ``auto`` is ``exact`` for one
+            layer of at most ``max_paths`` values, else ``importance``.
         tau: temperature of the relaxation.
         max_paths: the most terms that are summed.
         training_samples: draws a row in training by a relaxed objective.
@@ -110,6 +112,8 @@ class DiscreteLGF(IndexedMixture):
     ) -> None:
         check_positive("features", features)
         check_positive("num_values", num_values)
+        check_positive("max_paths", max_paths)
+        check_widths(p_hidden=p_hidden, q_hidden=q_hidden)
         for name, value, known in (
             ("objective", objective, get_args(DiscreteObjective)),
             ("infer_from", infer_from, get_args(InferFrom)),
@@ -120,7 +124,8 @@ class DiscreteLGF(IndexedMixture):
         bound = check_bound_or_none(log_scale_bound)
         flows = flow_layers(base_flow, features, 0)
         if objective == "auto":
-            objective = "exact" if len(flows) == 1 else "importance"
+            summable = len(flows) == 1 and num_values <= max_paths
+            objective = "exact" if summable else "importance"
         exact = objective == "exact"
 
         def index(hidden: Sequence[int]) -> ConditionalCategorical:
@@ -152,7 +157,7 @@ class DiscreteLGF(IndexedMixture):
         self.exact_training, self.start = exact, start
         self.tau = check_number("tau", tau, strict=True)
         paths = self.joint.num_paths()
-        summed = paths <= check_positive("max_paths", max_paths)
+        summed = paths <= max_paths
         if exact and not summed:
             raise ValueError(
                 f"objective: expected at most max_paths = {max_paths} terms for 'exact', "
@@ -182,7 +187,7 @@ class DiscreteLGF(IndexedMixture):
         if not isinstance(bijection, Affine) or not isinstance(index, ConditionalCategorical):
             raise TypeError(f"layers: expected those of a DiscreteLGF, got {layer}")
         with as_in_training(self):
-            y = bijection.prepare(self._framed(x_train[:_START_ROWS])[0], None).value
+            y = bijection.prepare(self._framed(some_rows(x_train, generator))[0], None).value
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
         means, stds, log_share = cluster_moments(y, index.index_features, seed)
         rows = standardising_rows(means, stds, bijection.log_scale_bound)
@@ -191,8 +196,15 @@ class DiscreteLGF(IndexedMixture):
 
     def _main_stage(self) -> Stage:
         if self.exact_training:
-            return self.training_options.stage("exact", self._exact_loss, groups=("joint",))
+            return self.training_options.stage(
+                "exact", self._exact_loss, groups=("joint",), validate=self._validate_exact
+            )
         return super()._main_stage()
+
+    def _validate_exact(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Many more rows than a step has: in blocks."""
+        parts = torch.split(x, self.rows_per_call)
+        return torch.cat([self._exact_loss(rows, noise, 1.0) for rows in parts])
 
     def _exact_loss(self, x: Tensor, noise: Tensor, progress: float) -> Tensor:
         y, volume = self._framed(x)
@@ -244,7 +256,10 @@ class DiscreteLGF(IndexedMixture):
             ValueError: x has the wrong shape, dtype or device.
         """
         if "assign" not in self.capabilities:
-            raise TypeError("assign: expected a model of one layer, this one has several")
+            raise TypeError(
+                f"assign: expected one layer of at most max_paths values, got "
+                f"{self.joint.num_paths()} paths of {len(self.joint.layers)} layers"
+            )
         check_rows("x", x, self.features, self._reference())
         y = self._framed(x)[0]
         return torch.cat([self._terms(r).argmax(dim=1) for r in torch.split(y, self.rows_per_call)])

@@ -85,7 +85,7 @@ class Fold(nn.Module):
         The column is cut where it is thinnest near its quantiles; thin falling pieces stand in the
         cuts, as steep as brings the means of all rising pieces to one place.
         """
-        column = y[:, self.column].sort().values
+        column = y[:, self.column].double().sort().values
         spread = column.std(correction=0).clamp(min=1e-6)
         cuts = _valleys(column, (self.pieces - 1) // 2)
         cell = (column[:, None] > cuts).sum(dim=1)
@@ -94,9 +94,11 @@ class Fold(nn.Module):
         count = here.sum(dim=0)
         means = torch.where(count > 0, (here * column[:, None]).sum(dim=0) / count, middles)
         width = _CUT * spread
+        # knots that round to one another would hide a piece
+        width = torch.maximum(width, 8.0 * torch.finfo(y.dtype).eps * column.abs().max())
         knots = torch.stack([cuts - width / 2, cuts + width / 2], dim=1).flatten()
         gaps = (knots[1:] - knots[:-1]).clamp(min=width / 2)
-        falls = torch.zeros_like(self.raw_slopes)
+        falls = torch.zeros(self.pieces, dtype=column.dtype, device=column.device)
         falls[1::2] = ((means[1:] - means[:-1]).clamp(min=width) / width).log()
         self.first_knot.copy_(knots[0])
         self.log_gaps.copy_(gaps.log())

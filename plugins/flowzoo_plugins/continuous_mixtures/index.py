@@ -28,6 +28,9 @@ class IndexDistribution(Protocol):
     def log_prob(self, u: Tensor) -> Tensor:
         """log-density of u (N, d_u) in nats, (N,)."""
 
+    def repeated(self, draws: int) -> IndexDistribution:
+        """The same for ``draws`` copies of each row, one row's after another."""
+
 
 class ConditionalIndex(nn.Module, ABC):
     """A distribution of u that a network chooses by a row h (N, D) and a context (N, C).
@@ -71,6 +74,10 @@ class DiagonalGaussian(NamedTuple):
         white = (u - self.mean) * (-self.log_std).exp()
         squares = (white.square() + 2.0 * self.log_std).sum(dim=1)
         return -0.5 * (squares + u.shape[1] * _LOG_2PI)
+
+    def repeated(self, draws: int) -> DiagonalGaussian:
+        """The same for ``draws`` copies of each row."""
+        return DiagonalGaussian(*(part.repeat_interleave(draws, dim=0) for part in self))
 
 
 class ConditionalGaussian(ConditionalIndex):

@@ -103,13 +103,18 @@ class Joint(nn.Module):
         context: Tensor | None = None,
         relax: Relax | None = None,
     ) -> Inference:
-        """Indices drawn from q by reparametrisation of ``noise`` (N, noise_features)."""
+        """Indices drawn from q by reparametrisation of ``noise`` (N K, noise_features).
+
+        K draws a row of x (N, D), one row's after another: N K rows come back. What the layer at
+        the data makes of x before it sees an index is computed once a row.
+        """
         parts = torch.split(noise, self._noise_sizes, dim=1)
-        return self._through(x, context, lambda layer, q: q.draw(parts[layer]), relax)
+        draws = _draws(x, noise)
+        return self._through(x, context, lambda layer, q: q.draw(parts[layer]), relax, draws)
 
     def centre(self, x: Tensor, context: Tensor | None = None) -> Inference:
         """Indices at the centre of q."""
-        return self._through(x, context, lambda layer, q: q.centre(), None)
+        return self._through(x, context, lambda layer, q: q.centre(), None, 1)
 
     def forward(
         self,
@@ -118,9 +123,9 @@ class Joint(nn.Module):
         context: Tensor | None = None,
         relax: Relax | None = None,
     ) -> Inference:
-        """Given indices, (N, index_features)."""
+        """Given indices, (N K, index_features), as in ``infer``."""
         parts = torch.split(indices, self._index_sizes, dim=1)
-        return self._through(x, context, lambda layer, q: parts[layer], relax)
+        return self._through(x, context, lambda layer, q: parts[layer], relax, _draws(x, indices))
 
     def enumerate(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x, u) of every path of finite indices, (N, K^L), and its z_0, (N, K^L, D).
@@ -155,10 +160,10 @@ class Joint(nn.Module):
         return z, log_p + self.prior.log_prob(z)
 
     def _through(
-        self, x: Tensor, context: Tensor | None, pick: _Pick, relax: Relax | None
+        self, x: Tensor, context: Tensor | None, pick: _Pick, relax: Relax | None, draws: int
     ) -> Inference:
         indices = []
-        log_p = log_q = x.new_zeros(len(x))
+        log_p = log_q = x.new_zeros(len(x) * draws)
         for number, layer in enumerate(self.indexed_layers()):
             if layer.posterior is None:
                 raise TypeError("posterior: expected an inference model, this one has none")
@@ -166,6 +171,11 @@ class Joint(nn.Module):
             posterior = layer.posterior(y if layer.infer_from == "flow" else x, context)
             if relax is not None:
                 posterior = relax(posterior)
+            if number == 0 and draws > 1:
+                y, volume = (part.repeat_interleave(draws, dim=0) for part in (y, volume))
+                posterior = posterior.repeated(draws)
+                if context is not None:
+                    context = context.repeat_interleave(draws, dim=0)
             u = pick(number, posterior)
             x, more = layer.bijection.encode(y, u, context)
             prior = layer.prior(x, context)
@@ -199,3 +209,8 @@ class Joint(nn.Module):
     def indexed_layers(self) -> tuple[IndexedLayer, ...]:
         """From the data side to the latent side."""
         return tuple(self.layers)  # type: ignore[arg-type]
+
+
+def _draws(x: Tensor, per_draw: Tensor) -> int:
+    """K of rows (N, D) and numbers (N K, n); 1 of no rows."""
+    return len(per_draw) // len(x) if len(x) else 1

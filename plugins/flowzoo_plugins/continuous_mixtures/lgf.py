@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from flowzoo.charts import Condition
 from flowzoo.interfaces import BaseFlow, Partitioner, Prior
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, Bound, check_bound_or_none
 from flowzoo.mixtures import Frame
@@ -18,8 +19,8 @@ from flowzoo_plugins.continuous_mixtures.bijections import (
     IndexedBijection,
     scale_and_shift_net,
 )
-from flowzoo_plugins.continuous_mixtures.building import flow_layers
-from flowzoo_plugins.continuous_mixtures.charts import Charts, Condition
+from flowzoo_plugins.continuous_mixtures.building import check_widths, flow_layers
+from flowzoo_plugins.continuous_mixtures.charts import Charts
 from flowzoo_plugins.continuous_mixtures.index import ConditionalGaussian
 from flowzoo_plugins.continuous_mixtures.joint import IndexedLayer, InferFrom, Joint
 from flowzoo_plugins.continuous_mixtures.mixture import IndexedMixture
@@ -120,6 +121,7 @@ class LGF(IndexedMixture):
             if value not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         check_positive("index_features", index_features)
+        check_widths(p_hidden=p_hidden, q_hidden=q_hidden, st_hidden=st_hidden)
         bound = check_bound_or_none(log_scale_bound)
         charts = None
         if partitioner is not None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from flowzoo.importance import ImportanceEstimate, Weights, weighted_draws
 from flowzoo.interfaces import LOWER_BOUND, Evaluation, Likelihood, Mixture, Stage
-from flowzoo.mixtures import Frame, build_frame
+from flowzoo.mixtures import Frame, build_frame, into_frame
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_positive, check_rows
+from flowzoo.validation import check_finite, check_positive, check_rows
 from flowzoo_plugins.continuous_mixtures.charts import Charts, mixed
 from flowzoo_plugins.continuous_mixtures.joint import Joint, Relax
 from flowzoo_plugins.continuous_mixtures.objectives import Objective, bound, log_weights
@@ -23,6 +23,9 @@ TRAINING: Mapping[str, Any] = {"epochs": 300, "lr": 1e-3, "batch_size": 1000, "p
 
 class IndexedMixture(Mixture):
     """A joint density of data and indices, known by bounds and by importance sampling.
+
+    ``sample`` at temperature t scales the spread of z_0 and of every continuous u by t, and draws
+    finite u and charts by p^{1/t}.
 
     Args:
         features: D.
@@ -156,9 +159,9 @@ class IndexedMixture(Mixture):
         Memory does not grow with S.
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device, or ``num_samples`` is no count.
+            ValueError: bad rows as in ``log_prob``, or ``num_samples`` is no count.
         """
-        check_rows("x", x, self.features, self._reference())
+        check_finite("x", check_rows("x", x, self.features, self._reference()))
         weights, volume = self._weights(x, num_samples, generator)
         found = weights.estimate()
         return found._replace(log_prob=found.log_prob + volume)
@@ -218,12 +221,10 @@ class IndexedMixture(Mixture):
     def _sample(self, num: int, temperature: float, generator: torch.Generator | None) -> Tensor:
         context = None
         if self.charts is not None:
-            context = self.charts.context(self.charts.draw(num, generator))
+            context = self.charts.context(self.charts.draw(num, temperature, generator))
         x = self.joint.sample(num, context, temperature=temperature, generator=generator)
         return x if self.frame is None else self.frame.decode(x).value
 
     def _framed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x in the frame (N, D), and its volume term (N,)."""
-        if self.frame is None:
-            return x, x.new_zeros(len(x))
-        return self.frame.encode(x)
+        return into_frame(self.frame, x)

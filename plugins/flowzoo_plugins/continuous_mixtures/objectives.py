@@ -61,11 +61,9 @@ def bound(
         relax: see ``Joint.infer``.
     """
     rows, charts, draws, _ = noise.shape
-    flat = x.repeat_interleave(charts * draws, dim=0)
-    own = None
-    if context is not None:
-        own = context.flatten(0, 1).repeat_interleave(draws, dim=0)
-    found = joint.infer(flat, noise.reshape(len(flat), noise.shape[3]), own, relax)
+    flat = x.repeat_interleave(charts, dim=0) if charts > 1 else x
+    own = None if context is None else context.flatten(0, 1)
+    found = joint.infer(flat, noise.flatten(0, 2), own, relax)
     shape = (rows, charts, draws)
     log_w = (found.log_p - found.log_q).reshape(shape)
     log_charts = log_w.new_zeros(rows, charts) if log_weight is None else log_weight
@@ -110,8 +108,6 @@ def log_weights(
 ) -> tuple[Tensor, Tensor]:
     """z_0 (N, K, D) of draws by noise (N, K, n), and log w, (N, K); context is (N, C)."""
     rows, draws, _ = noise.shape
-    flat = x.repeat_interleave(draws, dim=0)
-    own = None if context is None else context.repeat_interleave(draws, dim=0)
-    found = joint.infer(flat, noise.reshape(len(flat), noise.shape[2]), own)
+    found = joint.infer(x, noise.flatten(0, 1), context)
     latent = found.latent.reshape(rows, draws, x.shape[1])
     return latent, (found.log_p - found.log_q).reshape(rows, draws)

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from flowzoo.interfaces import BaseFlow, Evaluation, Mixture, Prior, Stage
 from flowzoo.layers.scale_bound import LOG_SCALE_BOUND, Bound, check_bound_or_none
-from flowzoo.mixtures import Frame, build_frame
+from flowzoo.mixtures import Frame, build_frame, into_frame
 from flowzoo.nets import Activation
 from flowzoo.priors import build_prior
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
 from flowzoo.validation import check_positive, check_rows
-from flowzoo_plugins.continuous_mixtures.building import flow_layers
+from flowzoo_plugins.continuous_mixtures.building import check_widths, flow_layers
+from flowzoo_plugins.continuous_mixtures.clusters import some_rows
 from flowzoo_plugins.continuous_mixtures.fold import Fold
 from flowzoo_plugins.continuous_mixtures.mixture import TRAINING
-
-_START_ROWS = 2**14
 
 
 class RAD(Mixture):
@@ -33,6 +32,7 @@ class RAD(Mixture):
     cut at learned knots of the layer's output into pieces k_l, each mapped linearly, and a gate
     says how often each is drawn. A row lies in one piece, so the sum over all indices of a discrete
     LGF has one term, and the density is exact at the cost of one pass. It jumps at the cuts.
+    ``sample`` at temperature t scales the spread of z_0 by t and draws pieces by p^{1/t}.
 
     Source: Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture models.
     Knots that start at the data's quantiles, and the frame, are ours.
@@ -80,6 +80,7 @@ class RAD(Mixture):
     ) -> None:
         super().__init__(features)
         bound = check_bound_or_none(log_scale_bound)
+        check_widths(gate_hidden=gate_hidden)
         flows = [flow for flow in flow_layers(base_flow, features, 0) if flow is not None]
         if not flows:
             raise ValueError("base_flow: expected a flow between the folds, got 'none'")
@@ -120,7 +121,7 @@ class RAD(Mixture):
         if self.frame is not None:
             self.frame.fit(x_train)
         with as_in_training(self):
-            y = self._framed(x_train[:_START_ROWS])[0]
+            y = self._framed(some_rows(x_train, generator))[0]
             for flow, fold in self._layers():
                 y = flow.encode(y).value
                 if fold is not None:
@@ -188,9 +189,7 @@ class RAD(Mixture):
         return z if self.frame is None else self.frame.decode(z).value
 
     def _framed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.frame is None:
-            return x, x.new_zeros(len(x))
-        return self.frame.encode(x)
+        return into_frame(self.frame, x)
 
     def _layers(self) -> list[tuple[BaseFlow, Fold | None]]:
         """Each flow with its fold, from x to z."""

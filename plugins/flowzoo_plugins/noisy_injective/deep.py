@@ -18,7 +18,7 @@ from flowzoo.priors.noisy_injective_gaussian import Embedding, NoisyInjectiveGau
 from flowzoo.registry import build_part
 from flowzoo.training.modes import as_in_training
 from flowzoo.training.options import TrainingOptions
-from flowzoo.validation import check_draw, check_number, check_positive, check_rows
+from flowzoo.validation import check_draw, check_finite, check_number, check_positive, check_rows
 from flowzoo_plugins.noisy_injective.gaussian import GaussianInjection, UpSamplingInjection
 from flowzoo_plugins.noisy_injective.injection import NoisyInjection
 from flowzoo_plugins.noisy_injective.stochastic_coupling import StochasticCoupling
@@ -196,9 +196,9 @@ class DeepNIF(Mixture):
         look well where q misses most of the posterior.
 
         Raises:
-            ValueError: x has the wrong shape, dtype or device.
+            ValueError: bad rows as in ``log_prob``.
         """
-        check_rows("x", x, self.features, self._reference())
+        check_finite("x", check_rows("x", x, self.features, self._reference()))
         y, log_abs_det = self._to_codes(x)
         found = self._weights(y, num_samples, generator).estimate()
         return found._replace(log_prob=found.log_prob + log_abs_det)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from flowzoo.charts import Condition, chart_context, check_condition, condition_features
 from flowzoo.interfaces import BaseFlow, Injection, Prior, Step
 from flowzoo.layers import Thickened, surface_log_prob
 from flowzoo.options import options_of
@@ -15,8 +15,6 @@ from flowzoo.priors import PerChart, Product, StandardNormal
 from flowzoo.registry import build_part, load
 from flowzoo_plugins.vq_flows import heads
 from flowzoo_plugins.vq_flows.frames import ChartFrames
-
-Condition = Literal["code", "one-hot"]
 
 
 class LocalFlows(nn.Module):
@@ -55,10 +53,9 @@ class LocalFlows(nn.Module):
         frames: ChartFrames | None,
     ) -> None:
         super().__init__()
-        if condition not in get_args(Condition):
-            raise ValueError(f"condition: expected one of {get_args(Condition)}, got {condition!r}")
+        check_condition(condition)
         self.num_charts, self.condition = num_charts, condition
-        width = code_features if condition == "code" else num_charts
+        width = condition_features(condition, num_charts, code_features)
         given = {"num_charts": num_charts} if _takes_charts(base_flow) else {}
         base: BaseFlow = build_part(
             "base-flow", base_flow, features=features, context_features=width, **given
@@ -90,10 +87,7 @@ class LocalFlows(nn.Module):
 
     def context(self, chart: Tensor, codes: Tensor) -> Tensor:
         """What the base flow is told about chart (N,), (N, C)."""
-        if self.condition == "code":
-            return codes[chart]
-        indices = torch.arange(self.num_charts, device=chart.device)
-        return (chart[:, None] == indices).to(codes.dtype)
+        return chart_context(chart, codes, self.condition)
 
     def encode(self, x: Tensor, chart: Tensor, codes: Tensor) -> Step:
         """f_k: x (N, D) and chart (N,) to z (N, d) and log|det dz/dx| (N,)."""

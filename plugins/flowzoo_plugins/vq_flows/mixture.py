@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from flowzoo.charts import Condition
 from flowzoo.interfaces import (
     LOWER_BOUND,
     BaseFlow,
@@ -35,7 +36,7 @@ from flowzoo_plugins.vq_flows import evaluation as scoring
 from flowzoo_plugins.vq_flows import heads, inference, injective, leakage, objectives, sampling
 from flowzoo_plugins.vq_flows.charts import ActiveCharts, active_charts
 from flowzoo_plugins.vq_flows.frames import ChartFrames
-from flowzoo_plugins.vq_flows.local import Condition, LocalFlows
+from flowzoo_plugins.vq_flows.local import LocalFlows
 from flowzoo_plugins.vq_flows.presets import PAPER_PARTITIONER, PAPER_TRAINING
 from flowzoo_plugins.vq_flows.weights import ChartWeights, WeightKind
 
