@@ -11,6 +11,14 @@ CEF = {"name": "cef", "base_flow": REALNVP, "reconstruction": {"epochs": 2}}
 KMEANS = {"name": "kmeans", "num_charts": 3, "restarts": 1}
 CODES = {"name": "vq-autoencoder", "num_charts": 3, "hidden": [16]}
 
+LGF = {
+    "base_flow": {"name": "maf", "layers": 2, "hidden": [8]},
+    "p_hidden": [8],
+    "q_hidden": [8],
+    "num_samples": 32,
+}
+DISCRETE = {**LGF, "num_values": 3}
+
 WIDE = (2, 3)  # columns an embedding has room in
 
 
@@ -67,6 +75,12 @@ OTHERS = [
     ),
     other("task", "spherical", noise=0.05),
     other("task", "disjoint-circles", fixed=True, noise=0.1),
+    other("mixture", "lgf", (2,), **LGF, partitioner=KMEANS, condition="one-hot", frame="pca"),
+    other("mixture", "lgf", (2,), **LGF, partitioner=KMEANS, overlap=2, objective="dreg"),
+    other("mixture", "lgf", (2,), **LGF, family="conditioned", objective="stl"),
+    other("mixture", "discrete-lgf", (2,), **DISCRETE, objective="exact", frame="pca"),
+    other("mixture", "discrete-lgf", (2,), **DISCRETE, max_paths=8, objective="dreg"),
+    other("mixture", "rad", WIDE, base_flow={"name": "maf", **SMALL}, folds=2, frame="pca"),
 ]
 
 
