@@ -76,11 +76,12 @@ def test_lgf_2d_has_the_networks_of_the_paper(name, draws):
 def test_local_methods_have_equal_parameters(name, features):
     counts = {}
     for method in load_experiment(name).methods:
-        if method.mixture in ("gaussian", "gmm", "kde"):
+        at_thirty = features == 30 and "breast-cancer" in method.exclude_tasks
+        if at_thirty or method.mixture in ("gaussian", "gmm", "kde"):
             continue
         options = {k: v for k, v in method.options.items() if k != "training"}
         model = registry.build("mixture", method.mixture, features=features, **options)
         counts[method.label] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert len(counts) == 7
+    assert len(counts) == (7 if features == 30 else 8)
     reference = counts["LGF-MAF"]
     assert all(abs(count / reference - 1) < 0.05 for count in counts.values()), counts
