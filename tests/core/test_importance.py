@@ -39,12 +39,13 @@ def test_draws_are_taken_in_bounded_blocks():
         sizes.append(noise.shape[0] * noise.shape[1])
         return noise, y[:, :1].expand(noise.shape[:2])
 
-    y = torch.arange(400.0)[:, None]
-    for numbers, limit in ((1000, NUMBERS // 1000), (1, BLOCK), (NUMBERS, 1), (10 * NUMBERS, 1)):
+    cases = [(1000, NUMBERS // 1000, 400), (1, BLOCK, 400), (NUMBERS, 1, 5), (10 * NUMBERS, 1, 5)]
+    for numbers, limit, rows in cases:
         sizes.clear()
+        y = torch.arange(float(rows))[:, None]
         found = weighted_draws(weigh, y, 2, 70, numbers_per_draw=numbers)
         assert max(sizes) <= limit
-        assert sum(sizes) == 400 * 70
+        assert sum(sizes) == rows * 70
         torch.testing.assert_close(found.total, 70 * y[:, 0])
         torch.testing.assert_close(found.log_mean(), y[:, 0])
 

@@ -90,8 +90,8 @@ def test_density_is_the_sum_over_branches_pushed_forward():
         reached = fold.log_pieces(z)[:, k] > -math.inf
         y = fold.decode(z[reached], torch.full((int(reached.sum()),), k))
         folded = fold.encode(y)
-        p_y = (prior.log_prob(folded.value[:, 0]) + folded.log_abs_det).exp()
-        slope = (fold.log_pieces(folded.value)[:, k] - folded.log_abs_det).exp()  # 1 / a_k
+        p_y = (prior.log_prob(folded.value[:, 0]) + folded.log_factor).exp()
+        slope = (fold.log_pieces(folded.value)[:, k] - folded.log_factor).exp()  # 1 / a_k
         total[reached] += p_y * slope
     torch.testing.assert_close(total, prior.log_prob(z[:, 0]).exp())
 

@@ -17,10 +17,10 @@ _NEAR = 0.01  # share of the rows whose spacing tells how thin the column is
 
 
 class Folded(NamedTuple):
-    """Of N rows: z (N, D), log|det dz/dy| + log p(k|z) (N,), and the piece k (N,) int64."""
+    """Of N rows: z (N, D), log|det dz/dy| + log p(k|z) (N,), nats, and the piece k (N,) int64."""
 
     value: Tensor
-    log_abs_det: Tensor
+    log_factor: Tensor
     piece: Tensor
 
 
@@ -32,10 +32,11 @@ class Fold(nn.Module):
 
     Pieces are cut at knots b_1 < .. < b_{P-1}; f is continuous and goes from -inf to inf, so every
     z comes from at least one. The gate is a softmax over the pieces whose image holds z_j. Cuts,
-    slopes and gate are learned. The density jumps where a piece ends, as RAD's does.
+    slopes and gate are learned. The density jumps where a piece ends.
 
     Source: Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture models,
-    section 3: a domain partitioned by a piecewise invertible map, gated by a masked softmax.
+    for the idea, a domain partitioned by a piecewise invertible map; the zigzag, the mask of its
+    gate and its start were written without their section on it at hand.
 
     Args:
         features: D.

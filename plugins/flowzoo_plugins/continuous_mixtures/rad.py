@@ -34,8 +34,9 @@ class RAD(Mixture):
     LGF has one term, and the density is exact at the cost of one pass. It jumps at the cuts.
     ``sample`` at temperature t scales the spread of z_0 by t and draws pieces by p^{1/t}.
 
-    Source: Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture models.
-    Knots that start at the data's quantiles, and the frame, are ours.
+    Source: Dinh, Sohl-Dickstein, Larochelle, Pascanu (2019), A RAD approach to deep mixture models,
+    for the idea; the form of the folds, their start (the data cut where they are thinnest and laid
+    over one another) and the frame are ours, see ``Fold``.
 
     Args:
         features: D.
