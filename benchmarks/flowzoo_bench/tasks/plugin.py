@@ -153,7 +153,7 @@ BREAST_CANCER = _real(
 )
 WINE = _real("wine", "178 rows of 13 measurements of wines (UCI), dequantised", "tabular:Wine", 13)
 DIABETES = _real(
-    "diabetes", "442 rows of 9 measurements of patients, dequantised", "tabular:Diabetes", 9
+    "diabetes", "442 rows of 7 measurements of patients, dequantised", "tabular:Diabetes", 7
 )
 PHOTO_PIXELS = PluginSpec(
     "task",
