@@ -71,6 +71,11 @@ def written(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+def sealed(*names: str) -> list[str]:
+    """Files below the archive's md5, each with its hash beside it."""
+    return sorted(f"{archive().md5}/{name}{end}" for name in names for end in ("", ".sha256"))
+
+
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("how", ["root", "variable"])
 def test_an_archive_in_place_is_verified_and_only_what_is_wanted_taken_out(
@@ -85,7 +90,7 @@ def test_an_archive_in_place_is_verified_and_only_what_is_wanted_taken_out(
     root = place if how == "root" else None
     found = members(archive(), WANTED, root=root)
     assert [path.read_bytes() for path in found] == [b"first", b"second"]
-    assert written(cache) == [f"{archive().md5}/{name}" for name in WANTED]
+    assert written(cache) == sealed(*WANTED)
     assert written(place) == [str((folder / "data.tar.gz").relative_to(place))]  # as it was
     monkeypatch.setattr(module, "_unpacked", None)  # once is enough, with the archive and without
     assert members(archive(), WANTED, root=root) == found
@@ -130,7 +135,75 @@ def test_a_download_happens_once_and_serves_other_files(server: Server, cache: P
         found = members(data, names, download=True)
         assert [path.read_bytes() for path in found] == [FILES[name] for name in names]
     assert len(server.asked) == 1
-    assert set(written(cache)) == {*(f"{data.md5}/{name}" for name in FILES), "data.tar.gz"}
+    assert set(written(cache)) == {*sealed(*FILES), "data.tar.gz"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"firs", b"fir5t", b"first and more"])
+def test_what_was_unpacked_and_has_changed_is_unpacked_anew(
+    tmp_path: Path, cache: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    packed_file = tmp_path / "data.tar.gz"
+    packed_file.write_bytes(GOOD)
+    path, other = members(archive(), WANTED, root=tmp_path)
+    path.write_bytes(damage)
+    assert members(archive(), WANTED, root=tmp_path) == (path, other)
+    assert path.read_bytes() == b"first" and f"{path}: changed" in caplog.text
+    assert written(cache) == sealed(*WANTED)
+    path.write_bytes(damage)
+    packed_file.unlink()
+    with pytest.raises(DataNotFoundError):  # no archive to take it from, and none of it is used
+        members(archive(), WANTED, root=tmp_path)
+    assert members(archive(), WANTED[1:], root=tmp_path) == (other,)
+
+
+def test_a_file_without_its_hash_is_unpacked_anew(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "data.tar.gz").write_bytes(GOOD)
+    (path,) = members(archive(), WANTED[:1], root=tmp_path)
+    (cache / sealed(WANTED[0])[1]).unlink()
+    path.write_bytes(b"whose?")
+    assert members(archive(), WANTED[:1], root=tmp_path)[0].read_bytes() == b"first"
+
+
+def test_what_cannot_be_unpacked_says_so_and_the_download_stays(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.pages["/good"] = GOOD
+    data = archive(GOOD, f"{server.url}/good", f"{server.url}/good")
+    copy = module.shutil.copyfileobj
+    monkeypatch.setattr(module.shutil, "copyfileobj", _full)
+    with pytest.raises(OSError, match="no space left"):
+        members(data, WANTED, download=True)
+    assert written(cache) == ["data.tar.gz"] and len(server.asked) == 1
+    monkeypatch.setattr(module.shutil, "copyfileobj", copy)
+    assert members(data, WANTED, download=True)[0].read_bytes() == b"first"
+    assert len(server.asked) == 1
+
+
+def _full(*given: object) -> None:
+    raise OSError("no space left")
+
+
+def test_a_download_that_is_broken_off_leaves_nothing(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    server.pages["/good"] = GOOD
+    monkeypatch.setattr(module, "_verify", stop)
+    with pytest.raises(KeyboardInterrupt):
+        members(archive(GOOD, f"{server.url}/good"), WANTED, download=True)
+    assert written(cache) == []
+
+
+def test_a_cache_that_is_no_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.tar.gz").write_bytes(GOOD)
+    (tmp_path / "file").write_bytes(b"no folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(NotADirectoryError, match=re.escape(str(tmp_path / "file"))):
+        members(archive(), WANTED, root=tmp_path)
 
 
 @pytest.mark.parametrize("bad", ["missing", "wrong", "cut"])
@@ -239,12 +312,9 @@ def test_names_may_begin_with_a_dot(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_leaves_nothing(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: object) -> None:
-        raise OSError("no space left")
-
     (tmp_path / "data.tar.gz").write_bytes(GOOD)
-    monkeypatch.setattr(module.shutil, "copyfileobj", full)
-    with pytest.raises(ValueError, match="no space left"):
+    monkeypatch.setattr(module.shutil, "copyfileobj", _full)
+    with pytest.raises(OSError, match="no space left"):
         members(archive(), WANTED, root=tmp_path)
     assert written(cache) == []
 

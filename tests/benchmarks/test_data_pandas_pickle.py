@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -221,6 +222,11 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         _one_block(GOOD, o.array(np.array([0]))),  # and one not at all
         _one_block(GOOD, o.array(np.array([0.0, 0.5]))),
         _one_block(o.array(np.arange(4.0).reshape(2, 2, 1))),
+        _one_block(o.array(np.arange(3.0).reshape(1, 3))),  # would be copied to both columns
+        _one_block(o.array(np.arange(3.0))),
+        _one_block(
+            _array(o.tuple_of(o.integer(0), *[o.integer(2**31 - 1)] * 2), "f8", o.text(b""))
+        ),
         _one_block(GOOD, columns=o.index("pandas", "Index", ["a", "a"])),
         _one_block(GOOD, columns=o.index("pandas", "Int64Index", np.arange(2))),
     ):
@@ -255,3 +261,17 @@ def test_any_damage_is_a_value_error(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_frame(tmp_path / "absent.pickle")
+
+
+def test_many_marks_take_linear_time() -> None:
+    """Looking for a mark through the whole stack would take minutes."""
+    num = 200_000
+    content = b"(" * num + b"t" * num + b"."
+    start = process_time()
+    value = read_records(io.BytesIO(content), {})
+    assert process_time() - start < 20
+    depth = 0
+    while value:
+        (value,) = value
+        depth += 1
+    assert depth == num - 1

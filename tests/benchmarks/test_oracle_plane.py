@@ -26,6 +26,24 @@ SMOOTH = [EightGaussians, Rings, TwoSpirals]
 IDS = [cls.__name__ for cls in ALL]
 
 
+@pytest.mark.parametrize("cls", ALL, ids=IDS)
+def test_far_away_the_density_is_zero_and_no_nan(cls):
+    most = torch.finfo(torch.float64).max
+    far = [[1e160, 0.3], [-1e160, 1e160], [0.3, 1e200], [most, most], [-most, 0.0]]
+    assert (cls().log_prob(torch.tensor(far, dtype=torch.float64)) == -torch.inf).all()
+    near = torch.tensor([[1e120, 0.3], [0.3, -1e150]], dtype=torch.float64)
+    assert not cls().log_prob(near).isnan().any()
+
+
+@pytest.mark.parametrize("cls", ALL, ids=IDS)
+def test_expected_log_prob_is_not_of_the_points_of_the_splits(cls):
+    task = cls(num_train=400, num_valid=50, num_test=50)
+    own = float(task.log_prob(torch.cat(task.splits(7))).mean())
+    expected = task.expected_log_prob(500, seed=7)
+    assert expected == task.expected_log_prob(500, seed=7)
+    assert cls in (TwoUniforms, Checkerboard) or expected.mean != own
+
+
 def grid(half, count):
     """Midpoints of count² cells of [-half, half]², and the area of one."""
     step = 2 * half / count

@@ -13,6 +13,7 @@ from typing import IO
 from uuid import uuid4
 
 from flowzoo_bench.cache import cache_folder
+from flowzoo_bench.data.digests import sha256_of
 from flowzoo_bench.data.fetch import DATA_VARIABLE, DataNotFoundError, fetch, folders
 from flowzoo_bench.data.files import Archive
 
@@ -35,9 +36,10 @@ def members(
     unless ``download`` says so; the archive then stays in the cache for its other files.
 
     What is verified: an archive must have its md5 before anything is taken out of it, and only
-    the named files are, into the cache. Of files that somebody else unpacked nothing is known but
-    the archive's hash, so *they are not verified here*: whoever reads them must check what they
-    hold. Archives are read as a stream, never whole.
+    the named files are, into the cache, with their hashes beside them; one that has changed since
+    is taken out anew. Of files that somebody else unpacked nothing is known but the archive's
+    hash, so *they are not verified here*: whoever reads them must check what they hold. Archives
+    are read as a stream, never whole.
 
     Args:
         archive: the archive.
@@ -49,6 +51,7 @@ def members(
         DataNotFoundError: they are nowhere, and may not be or could not be downloaded.
         ValueError: an archive that is found has another hash than it should, lacks a file, or has
             one whose name leaves its folder.
+        OSError: the cache cannot be written to.
     """
     kept = cache_folder() / "data" / archive.name / archive.md5
     damaged: list[str] = []
@@ -58,27 +61,28 @@ def members(
             return found
         packed = folder / archive.file
         if packed.is_file():
+            whole = _sealed(kept, names)
+            if whole:
+                return whole
             try:
-                return _all(kept, names) or _unpacked(packed, archive, names, kept)
+                _verify(packed, archive)
             except (OSError, ValueError) as error:
                 damaged.append(str(error))
                 _log.warning("passed by: %s", error)
-    found = _all(kept, names)  # the archive they came from may be gone
+            else:
+                return _unpacked(packed, archive, names, kept)
+    found = _sealed(kept, names)  # the archive they came from may be gone
     if found:
         return found
     try:
         if not download:
             raise DataNotFoundError(_how_to(archive, names, root))
-        return fetch(
-            archive.name,
-            archive.file,
-            archive.urls,
-            lambda path: _unpacked(path, archive, names, kept),
-        )
+        fetch(archive.name, archive.file, archive.urls, lambda path: _verify(path, archive))
     except DataNotFoundError as error:
         if damaged:
             raise ValueError(f"{'; '.join(damaged)}; {error}") from error
         raise
+    return _unpacked(kept.parent / archive.file, archive, names, kept)
 
 
 def unpacked(archive: Archive, names: Sequence[str], root: str | Path | None) -> Paths:
@@ -109,12 +113,30 @@ def _all(folder: Path, names: Sequence[str]) -> Paths:
     return paths if all(path.is_file() for path in paths) else ()
 
 
-def _unpacked(packed: Path, archive: Archive, names: Sequence[str], folder: Path) -> Paths:
-    """Verify an archive and take the named files out of it, into ``folder``.
+def _sealed(folder: Path, names: Sequence[str]) -> Paths:
+    """All the files if they are as they were when they were unpacked here; else none."""
+    paths = _all(folder, names)
+    for path in paths:
+        try:
+            whole = _seal(path).read_text("ascii") == sha256_of(path)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            _log.warning("%s: changed since it was unpacked, passed by", path)
+            return ()
+    return paths
 
+
+def _seal(path: Path) -> Path:
+    """Where the hash of an unpacked file is kept."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _verify(packed: Path, archive: Archive) -> None:
+    """
     Raises:
-        ValueError: another hash than it should have, a file that is not there or is none, or a
-            name that leaves the archive's folder.
+        OSError: it cannot be read.
+        ValueError: another hash than it should have.
     """
     with packed.open("rb") as stream:
         found = hashlib.file_digest(stream, _md5).hexdigest()
@@ -122,6 +144,15 @@ def _unpacked(packed: Path, archive: Archive, names: Sequence[str], folder: Path
         raise ValueError(
             f"{packed}: expected md5 {archive.md5}, got {found}: another file, or a damaged one"
         )
+
+
+def _unpacked(packed: Path, archive: Archive, names: Sequence[str], folder: Path) -> Paths:
+    """Take the named files out of a verified archive, into ``folder``.
+
+    Raises:
+        OSError: they cannot be written.
+        ValueError: a file that is not there or is none, or a name that leaves the archive's folder.
+    """
     wanted = {f"{archive.top}/{name}": name for name in names}
     try:
         with tarfile.open(packed, "r|gz") as tar:  # one pass, members in their order
@@ -150,15 +181,19 @@ def _md5() -> hashlib._Hash:
 
 
 def _write(content: IO[bytes], path: Path) -> None:
-    """Write aside and rename: other processes see a whole file or none."""
+    """Write aside and rename: other processes see a whole file or none. Its hash lies beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    seal = _seal(aside)
     try:
         with aside.open("xb") as out:
             shutil.copyfileobj(content, out, _CHUNK)
+        seal.write_text(sha256_of(aside), "ascii")
         os.replace(aside, path)
+        os.replace(seal, _seal(path))
     except BaseException:
         aside.unlink(missing_ok=True)
+        seal.unlink(missing_ok=True)
         raise
 
 

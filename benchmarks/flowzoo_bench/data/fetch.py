@@ -174,8 +174,8 @@ def fetch(name: str, file: str, urls: Iterable[str], check: Callable[[Path], _T]
                 path = Path(pooch.retrieve(url, None, arriving, folder, progressbar=False))
             try:
                 checked = check(path)
-            except ValueError:
-                path.unlink()
+            except BaseException:
+                path.unlink(missing_ok=True)
                 raise
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             failures.append(f"{url}: {error}")

@@ -33,10 +33,12 @@ def read_frame(path: Path) -> tuple[list[str], NDArray[np.float64]]:
             return _table(read_records(stream, _VOCABULARY))
         except Exception as error:  # damaged or hostile bytes raise nearly anything
             raise ValueError(
-                f"{path}: expected a pickled pandas table of numbers, got {error}"
+                f"{path}: expected a pickled pandas table of numbers, "
+                f"got {error or type(error).__name__}"
             ) from error
 
 
+_MOST = 2**40  # numbers along one side of an array
 _VOCABULARY: Mapping[tuple[str, str], str] = {
     ("pandas.core.frame", "DataFrame"): "frame",
     ("pandas.core.internals", "BlockManager"): "manager",
@@ -85,9 +87,11 @@ def _table(frame: Any) -> tuple[list[str], NDArray[np.float64]]:
     filled = sorted(place for _, places in arrays for place in places)
     if filled != list(range(len(names))):
         raise ValueError(f"columns {filled} of {len(names)}")
-    rows = {values.shape[1:] for values, _ in arrays}
-    if len(rows) != 1 or len(next(iter(rows))) != 1:
-        raise ValueError(f"columns of shapes {rows}")
+    shapes = [values.shape for values, _ in arrays]
+    rows = {shape[1:] for shape in shapes}
+    fits = [shape[:1] == (len(places),) for shape, (_, places) in zip(shapes, arrays, strict=True)]
+    if len(rows) != 1 or len(next(iter(rows))) != 1 or not all(fits):
+        raise ValueError(f"{len(names)} columns in arrays of shapes {shapes}")
     table = np.empty((*next(iter(rows)), len(names)))
     for values, places in arrays:
         table[:, places] = values.T
@@ -144,7 +148,7 @@ def _array(record: Any) -> NDArray[Any] | list[Any]:
         return raw
     if not re.fullmatch("[fiu][1248]", name) or name == "f1":
         raise ValueError(f"values of type {name}")
-    if not all(type(size) is int and size >= 0 for size in shape):
+    if not all(type(size) is int and 0 <= size < _MOST for size in shape) or len(shape) > 2:
         raise ValueError(f"an array of shape {shape}")
     order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
     content = _bytes(raw)

@@ -143,10 +143,10 @@ class _Machine:
 
     def _marked(self) -> list[Any]:
         """What lies above the uppermost mark, taken away with it."""
-        start = max(at for at, value in enumerate(self.stack) if value is _MARK)
-        items = self.stack[start + 1 :]
-        del self.stack[start:]
-        return items
+        items = []
+        while (value := self.pop()) is not _MARK:
+            items.append(value)
+        return items[::-1]
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:

@@ -13,7 +13,8 @@ def blurred_interval(x: Tensor, length: float, sigma: float) -> Tensor:
 
     .. math:: p(x) = [\Phi(x / \sigma) - \Phi((x - \ell) / \sigma)] / \ell
 
-    Stays exact far from the interval, where both terms are 0 or 1 in floating point.
+    Stays exact far from the interval, where both terms are 0 or 1 in floating point, and is -inf
+    where the square of x overflows.
 
     Example:
         >>> blurred_interval(torch.tensor([1.0]), 2.0, 0.1).exp()
@@ -25,4 +26,5 @@ def blurred_interval(x: Tensor, length: float, sigma: float) -> Tensor:
     most: Tensor = torch.special.log_ndtr(high)
     # Phi(a) / Phi(b) is below the ratio of the densities, whose logarithm never rounds to 0
     ratio = torch.minimum(torch.special.log_ndtr(low) - most, (low + high) * (length / sigma / 2))
-    return most + (-torch.expm1(ratio)).log() - log(length)
+    found = most + (-torch.expm1(ratio)).log() - log(length)
+    return found.masked_fill(most == -torch.inf, -torch.inf)  # the ratio is 0 / 0 there

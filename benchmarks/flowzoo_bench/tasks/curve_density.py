@@ -87,6 +87,7 @@ class CurveDensity:
                     terms[part] = torch.logsumexp(exponent + log_weight, dim=1)
 
         peak = x.new_full((len(x),), -torch.inf).scatter_reduce(0, row, terms, "amax")
+        peak = peak.clamp(min=torch.finfo(peak.dtype).min)  # where squares overflow
         total = torch.zeros_like(peak).index_add(0, row, (terms - peak[row]).exp())
         constant = -log(self._count) - x.shape[1] / 2 * log(2 * pi * variance)
         return peak + total.log() + constant

@@ -32,7 +32,13 @@ def _manifold(name: str, summary: str, target: str) -> PluginSpec:
 
 
 def _real(
-    name: str, summary: str, target: str, features: int | None, check_options: str = ""
+    name: str,
+    summary: str,
+    target: str,
+    features: int | None,
+    *,
+    check_options: str = "",
+    version: str = "1",
 ) -> PluginSpec:
     """Real data, whose density nobody knows."""
     return PluginSpec(
@@ -42,6 +48,7 @@ def _real(
         f"flowzoo_bench.tasks.{target}",
         capabilities={"features": features, "oracle": False, "support": False, "real": True},
         check_options=check_options or {},
+        version=version,
     )
 
 
@@ -151,9 +158,19 @@ PATCHES = _image(
 BREAST_CANCER = _real(
     "breast-cancer", "569 rows of 30 cell measurements (UCI)", "tabular:BreastCancer", 30
 )
-WINE = _real("wine", "178 rows of 13 measurements of wines (UCI), dequantised", "tabular:Wine", 13)
+WINE = _real(
+    "wine",
+    "178 rows of 13 measurements of wines (UCI), dequantised",
+    "tabular:Wine",
+    13,
+    version="2",  # wider noise where most of a column was rounded to fives or tens
+)
 DIABETES = _real(
-    "diabetes", "442 rows of 7 measurements of patients, dequantised", "tabular:Diabetes", 7
+    "diabetes",
+    "442 rows of 7 measurements of patients, dequantised",
+    "tabular:Diabetes",
+    7,
+    version="2",  # without columns that are computed from others
 )
 PHOTO_PIXELS = PluginSpec(
     "task",

@@ -83,7 +83,8 @@ class SyntheticTask(Task):
             num: Monte Carlo points.
             seed: of those points.
         """
-        values = self._entropy_terms(num, np.random.default_rng(seed))
+        rng = np.random.default_rng((seed, 1))  # not the points of ``splits(seed)``
+        values = self._entropy_terms(num, rng)
         return Expectation(float(values.mean()), float(values.std() / len(values) ** 0.5))
 
     def _checked(self, x: Tensor) -> Tensor:

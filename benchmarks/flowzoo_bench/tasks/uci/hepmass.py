@@ -47,8 +47,14 @@ class Hepmass(MafTable):
 
 
 def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as lines:
-        return [name.strip() for name in lines.readline().split(",")]
+    try:
+        with path.open(encoding="utf-8") as lines:
+            names = [name.strip() for name in lines.readline().split(",")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a text, got {error}") from error
+    if len(names) < 2:
+        raise ValueError(f"{path}: expected a line of names of columns, got {names}")
+    return names
 
 
 def _signal(path: Path, columns: int) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ class Power(MafTable):
         rng = np.random.RandomState(42)
         x = x[rng.permutation(len(x))]  # the draws and the order of rng.shuffle(x), only faster
         # quirk: reactive power and current go, of columns (active, reactive, V, A, 3 meters, time)
-        x = np.delete(x, [1, 3], axis=1)
+        x = np.delete(np.delete(x, 3, axis=1), 1, axis=1)  # one by one: rows stay together
         # quirk: drawn for the voltage before the active power, and none for the time
         voltage = 0.01 * rng.random_sample((len(x), 1))
         active = 0.001 * rng.random_sample((len(x), 1))

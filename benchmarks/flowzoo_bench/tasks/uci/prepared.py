@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -16,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowzoo_bench.cache import cache_folder
+from flowzoo_bench.data.digests import digest
 from flowzoo_bench.data.files import MAF_TABLES
 
 RECIPE = 1
@@ -54,7 +52,7 @@ def prepared(name: str, sources: Sequence[Path], make: Callable[[], Parts]) -> P
         return _read(path)
     except FileNotFoundError:
         _log.info("preparing %s from %s", name, ", ".join(map(str, sources)))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and tokenize each have their own for damage
         _log.warning("%s: damaged, is made anew: %s", path, error)
     parts = make()
     try:
@@ -64,24 +62,11 @@ def prepared(name: str, sources: Sequence[Path], make: Callable[[], Parts]) -> P
     return parts
 
 
-def digest(paths: Sequence[Path]) -> str:
-    """Hash of the content of files, in their order."""
-    whole = hashlib.sha256()
-    for path in paths:
-        about = path.stat()
-        whole.update(_hashed(str(path.absolute()), about.st_size, about.st_mtime_ns).encode())
-    return whole.hexdigest()
-
-
-@lru_cache(maxsize=32)
-def _hashed(path: str, size: int, modified: int) -> str:
-    """A file's hash; read again only when it is of other size or time."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _read(path: Path) -> Parts:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream:
+        file = np.load(stream, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one array where three should be")
         return Parts(*(file[name] for name in Parts._fields))
 
 

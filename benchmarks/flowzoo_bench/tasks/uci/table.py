@@ -15,10 +15,11 @@ from torch import Tensor
 from flowzoo.interfaces.task import Splits, Task
 from flowzoo.validation import check_positive
 from flowzoo_bench.data.archive import below, members, unpacked
+from flowzoo_bench.data.digests import digest
 from flowzoo_bench.data.fetch import DataNotFoundError
 from flowzoo_bench.data.files import MAF_TABLES
 from flowzoo_bench.tasks.checks import check_seed
-from flowzoo_bench.tasks.uci.prepared import Parts, digest, prepared
+from flowzoo_bench.tasks.uci.prepared import Parts, prepared
 
 
 class MafTable(Task):
@@ -85,10 +86,13 @@ class MafTable(Task):
         """Read the original files and do what the paper's authors did to them."""
 
     def fingerprint(self) -> str:
-        """Hash of the original files; empty while they are not on this machine."""
+        """Hash of the original files; empty while there are none on this machine that are whole.
+
+        An experiment can then be planned all the same; ``splits`` says what is wrong.
+        """
         try:
             return digest(self._sources())[:16]
-        except DataNotFoundError:
+        except (OSError, ValueError):
             return ""
 
     def splits(self, seed: int) -> Splits:
@@ -108,14 +112,18 @@ class MafTable(Task):
         sources = self._sources()
         parts = prepared(self.name, sources, lambda: self.prepare(sources))
         shapes = [x.shape for x in parts]
-        rows = self.published if self.verify else [len(x) for x in parts]
-        if shapes != [(num, self.columns) for num in rows] or not all(rows):
+        rows = self.published if self.verify else [max(1, len(x)) for x in parts]
+        files = " and ".join(map(str, sources))
+        if shapes != [(num, self.columns) for num in rows]:
+            wanted = " / ".join(map(str, rows)) if self.verify else "at least 1"
             raise ValueError(
-                f"{self.name}: expected {' / '.join(map(str, rows))} rows of {self.columns} "
-                f"columns for training, validation and test, got {shapes} from {sources[0]}"
+                f"{self.name}: expected {wanted} rows of {self.columns} columns for training, "
+                f"validation and test, got {shapes} from {files}"
             )
         if not all(bool(np.isfinite(x).all()) for x in parts):
-            raise ValueError(f"{self.name}: expected finite numbers in {sources[0]}")
+            raise ValueError(
+                f"{self.name}: expected finite numbers in {files}, in columns that vary"
+            )
         return parts
 
     def _sources(self) -> tuple[Path, ...]:
@@ -181,7 +189,7 @@ def load_array(path: Path, columns: int | None = None) -> NDArray[np.float64]:
     except OSError:
         raise
     except Exception as error:  # numpy, zipfile and tokenize each have their own for damaged bytes
-        raise ValueError(f"{path}: expected a .npy array of numbers, got {error}") from error
+        raise ValueError(f"{path}: expected a .npy array of numbers, got something else") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError(f"{path}: expected a .npy array of numbers, got an archive")
