@@ -60,13 +60,19 @@ def by_name(values):
     return {value.name: value for value in values}
 
 
+NAMES = {
+    "test_log_likelihood",
+    "test_log_likelihood_median",
+    "test_non_finite_rows",
+    "gap_to_oracle",
+}
 SMALL = {"num_train": 400, "num_valid": 10, "num_test": 300}
 
 
 def test_the_oracle_itself_has_no_gap():
     task = Helix(**SMALL)
     got = by_name(LogLikelihood().compute(trained(task)))
-    assert set(got) == {"test_log_likelihood", "test_non_finite_rows", "gap_to_oracle"}
+    assert set(got) == NAMES
     main, gap = got["test_log_likelihood"], got["gap_to_oracle"]
     scores = task.log_prob(task.splits(0).test)
     assert main.value == pytest.approx(float(scores.mean()), abs=1e-12)
@@ -116,7 +122,24 @@ def test_every_evaluation_is_scored_under_its_own_kind_and_measure():
     assert "gap_to_oracle[smooth]" not in got
     run = trained(task, log_prob, None, evaluations)
     only = by_name(LogLikelihood(all_evaluations=False).compute(run))
-    assert set(only) == {"test_log_likelihood", "test_non_finite_rows", "gap_to_oracle"}
+    assert set(only) == NAMES
+
+
+def test_the_median_says_when_single_rows_decide_the_mean():
+    task = Helix(**SMALL)
+
+    def log_prob(x, evaluation):
+        scores = task.log_prob(x)
+        scores[7] = -1e8
+        return scores
+
+    got = by_name(LogLikelihood().compute(trained(task, log_prob)))
+    median = got["test_log_likelihood_median"]
+    assert got["test_log_likelihood"].value < -3e5
+    usual = task.log_prob(task.splits(0).test).median()
+    assert median.value == pytest.approx(float(usual), abs=0.05)
+    assert (median.unit, median.direction, median.n) == ("nats", "max", 300)
+    assert (median.likelihood, median.measure, median.reference) == ("exact", "lebesgue", None)
 
 
 def test_surface_oracle_is_not_held_against_a_lebesgue_density():

@@ -343,6 +343,23 @@ def test_estimates_refuse_rows_that_are_not_finite():
             model.importance_estimate(x, num_samples=2)
 
 
+@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("num_samples", [0, -1, 1.5])
+def test_a_number_of_samples_is_checked_where_none_are_drawn_too(name, num_samples):
+    with pytest.raises((ValueError, TypeError), match="num_samples: expected a positive int"):
+        model_of(name).log_prob(moons(2, 2), num_samples=num_samples)
+
+
+def test_estimates_take_no_gradients_and_say_what_they_need():
+    found = model_of("lgf").importance_estimate(moons(4, 2), num_samples=5)
+    assert not any(part.requires_grad for part in found)
+    summed = model_of("discrete-lgf", objective="exact")
+    with pytest.raises(
+        TypeError, match=r"importance_estimate: expected .* exact sums.*\['exact'\]"
+    ):
+        summed.importance_estimate(moons(4, 2))
+
+
 def test_one_layer_of_many_values_is_not_summed():
     model = model_of("discrete-lgf", base_flow={**FLOW, "layers": 1}, num_values=9, max_paths=8)
     assert list(model.evaluations) == ["importance", "elbo"]

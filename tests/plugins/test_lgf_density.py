@@ -257,6 +257,8 @@ def test_no_batch_norm_inside():
         ({"training_samples": 0}, "training_samples"),
         ({"log_scale_bound": -1.0}, "log_scale_bound"),
         ({"partitioner": "kmeans", "overlap": 1000}, "overlap"),
+        ({"overlap": 2}, "overlap: expected 1 without a partitioner"),
+        ({"overlap": 0}, "overlap"),
         ({"prior": "no-such"}, "prior"),
     ],
 )

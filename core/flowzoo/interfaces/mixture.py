@@ -31,7 +31,7 @@ class Mixture(nn.Module, ABC):
       (D,) or (K, D) for K charts;
     * ``importance_estimate(x, num_samples=None, generator=None)``: log-density of rows by weighted
       draws, their effective sample size and the bias (an ``ImportanceEstimate``), as in the
-      evaluation ``importance``;
+      evaluation ``importance``, without gradients;
     * ``codes(x)`` and ``sample_codes(num, generator=None)``: the whole latent rows (N, D) of data,
       and draws of the prior there.
     """
@@ -61,11 +61,12 @@ class Mixture(nn.Module, ABC):
         Args:
             x: data, (N, D), of the model's dtype and device.
             evaluation: one of ``evaluations``; the first when None.
-            num_samples: for estimates, how many samples.
+            num_samples: for estimates, how many samples; None for as many as the model says.
             generator: for estimates, where randomness comes from.
 
         Raises:
-            ValueError: unknown evaluation, wrong shape, dtype or device, or a non-finite row.
+            ValueError: unknown evaluation, wrong shape, dtype or device, a non-finite row, or
+                ``num_samples`` below 1.
         """
         if evaluation is None:
             evaluation = next(iter(self.evaluations))
@@ -73,6 +74,8 @@ class Mixture(nn.Module, ABC):
             raise ValueError(
                 f"evaluation: expected one of {sorted(self.evaluations)}, got {evaluation!r}"
             )
+        if num_samples is not None:
+            check_positive("num_samples", num_samples)
         check_finite("x", check_rows("x", x, self.features, self._reference()))
         return self._log_prob(x, evaluation, num_samples, generator)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from flowzoo.interfaces import BaseFlow
+from flowzoo.layers import Composition
 from flowzoo.options import options_of
 from flowzoo.registry import build_part, load
 from flowzoo.validation import check_positive
@@ -29,8 +30,9 @@ def flow_layers(
         context_features: what each layer may be told.
 
     Raises:
-        ValueError: a flow that changes dimension or has charts, or wrong options.
-        TypeError: a flow that cannot be taken apart.
+        ValueError: a flow, or a layer of it, that changes dimension or has charts, no layers, or
+            wrong options.
+        TypeError: a flow that cannot be taken apart, or into other things than flows.
     """
     if isinstance(base_flow, Mapping) and base_flow.get("name") == "none":
         options = {key: value for key, value in base_flow.items() if key != "name"}
@@ -54,7 +56,46 @@ def flow_layers(
             f"base_flow: expected {features} latent columns and no charts, got "
             f"{flow.latent_features} and num_charts={flow.num_charts}"
         )
-    return flow.layers()
+    layers = tuple(flow.layers())
+    if not layers:
+        raise ValueError(f"base_flow: expected layers, {type(flow).__name__}.layers() has none")
+    for number, layer in enumerate(layers):
+        where = f"base_flow: layer {number} of {type(flow).__name__}"
+        if not isinstance(layer, BaseFlow):
+            raise TypeError(f"{where}: expected a BaseFlow, got {type(layer).__name__}")
+        sizes = (layer.features, layer.latent_features, layer.num_charts)
+        if sizes != (features, features, None):
+            raise ValueError(
+                f"{where}: expected (features, latent_features, num_charts) = "
+                f"({features}, {features}, None), got {sizes}"
+            )
+        if layer.context_features not in (0, context_features):
+            raise ValueError(
+                f"{where}: expected context_features of 0 or {context_features}, "
+                f"got {layer.context_features}"
+            )
+    return layers
+
+
+def told_layers(layers: Sequence[BaseFlow]) -> Sequence[BaseFlow]:
+    """Layers that take a context, each with those before it that take none (the last's also after).
+
+    Raises:
+        ValueError: none takes a context.
+    """
+    runs: list[list[BaseFlow]] = [[]]
+    for layer in layers:
+        if runs[-1] and runs[-1][-1].context_features:
+            runs.append([])
+        runs[-1].append(layer)
+    if not any(layer.context_features for layer in layers):
+        raise ValueError(
+            "base_flow: expected layers that take a context, for the family 'conditioned'; "
+            f"got {[type(layer).__name__ for layer in layers]}, which take none"
+        )
+    if not runs[-1][-1].context_features:
+        runs[-2:] = [[*runs[-2], *runs[-1]]]
+    return [run[0] if len(run) == 1 else Composition(run) for run in runs]
 
 
 def _without_normalization(base_flow: FlowPart) -> FlowPart:

@@ -19,7 +19,7 @@ from flowzoo_plugins.continuous_mixtures.bijections import (
     IndexedBijection,
     scale_and_shift_net,
 )
-from flowzoo_plugins.continuous_mixtures.building import check_widths, flow_layers
+from flowzoo_plugins.continuous_mixtures.building import check_widths, flow_layers, told_layers
 from flowzoo_plugins.continuous_mixtures.charts import Charts
 from flowzoo_plugins.continuous_mixtures.index import ConditionalGaussian
 from flowzoo_plugins.continuous_mixtures.joint import IndexedLayer, InferFrom, Joint
@@ -56,11 +56,12 @@ class LGF(IndexedMixture):
         features: D.
         base_flow: what is taken apart: name, ``{"name": ..., **options}`` or a built flow; a named
             one is built without normalization. ``{"name": "none", "layers": L}`` for g = identity.
-        family: G: ``affine`` as above, or ``conditioned``, where u joins the context of g_l.
+        family: G: ``affine`` as above, or ``conditioned``, where u joins the context of g_l, and
+            layers that take no context belong to the next that does.
         index_features: d_u, columns of each u_l.
         p_hidden: hidden widths of the networks of p(u|z).
         q_hidden: of q(u|z).
-        st_hidden: of (s, t).
+        st_hidden: of (s, t), which the family ``affine`` has.
         activation: of these.
         log_scale_bound: bound on |s| and on |log sigma|, or ``none``, as in the paper.
         infer_from: q takes g_l(z_l) (``flow``, the authors' code) or z_l (``data``, the paper). For
@@ -124,13 +125,20 @@ class LGF(IndexedMixture):
         check_widths(p_hidden=p_hidden, q_hidden=q_hidden, st_hidden=st_hidden)
         bound = check_bound_or_none(log_scale_bound)
         charts = None
+        if partitioner is None and check_positive("overlap", overlap) > 1:
+            raise ValueError(f"overlap: expected 1 without a partitioner, got {overlap}")
         if partitioner is not None:
             charts = Charts(features, partitioner, condition=condition, overlap=overlap)
         told = 0 if charts is None else charts.context_features
         conditioned = family == "conditioned"
         flows = flow_layers(base_flow, features, told + conditioned * index_features)
-        if conditioned and flows[0] is None:
-            raise ValueError("family: expected 'affine' for base_flow 'none', got 'conditioned'")
+        if conditioned:
+            told_flows = [flow for flow in flows if flow is not None]
+            if not told_flows:
+                raise ValueError(
+                    "family: expected 'affine' for base_flow 'none', got 'conditioned'"
+                )
+            flows = told_layers(told_flows)
 
         def bijection(flow: BaseFlow | None) -> IndexedBijection:
             if conditioned and flow is not None:

@@ -147,6 +147,7 @@ class IndexedMixture(Mixture):
         weights, volume = self._weights(x, num_samples, generator)
         return volume + (weights.mean_log() if evaluation == "elbo" else weights.log_mean())
 
+    @torch.no_grad()
     def importance_estimate(
         self,
         x: Tensor,
@@ -156,11 +157,17 @@ class IndexedMixture(Mixture):
     ) -> ImportanceEstimate:
         """The evaluation ``importance``, how many of its S draws count, and its bias, (N,) each.
 
-        Memory does not grow with S.
+        Without gradients, so memory does not grow with S.
 
         Raises:
+            TypeError: a model that was trained by sums, and has nothing to draw from.
             ValueError: bad rows as in ``log_prob``, or ``num_samples`` is no count.
         """
+        if "importance" not in self.evaluations:
+            raise TypeError(
+                f"importance_estimate: expected a {type(self).__name__} with an inference model, "
+                f"got one trained by exact sums; its evaluations are {list(self.evaluations)}"
+            )
         check_finite("x", check_rows("x", x, self.features, self._reference()))
         weights, volume = self._weights(x, num_samples, generator)
         found = weights.estimate()

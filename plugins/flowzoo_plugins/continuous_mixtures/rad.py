@@ -83,7 +83,7 @@ class RAD(Mixture):
         bound = check_bound_or_none(log_scale_bound)
         check_widths(gate_hidden=gate_hidden)
         flows = [flow for flow in flow_layers(base_flow, features, 0) if flow is not None]
-        if not flows:
+        if not flows:  # only the identity, which is no flow here
             raise ValueError("base_flow: expected a flow between the folds, got 'none'")
         count = check_positive("folds", folds)
         if count > len(flows):

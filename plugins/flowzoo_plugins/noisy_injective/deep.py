@@ -183,6 +183,7 @@ class DeepNIF(Mixture):
         found = weights.mean_log() if evaluation == "elbo" else weights.log_mean()
         return found + log_abs_det
 
+    @torch.no_grad()
     def importance_estimate(
         self,
         x: Tensor,
@@ -193,10 +194,10 @@ class DeepNIF(Mixture):
         """The evaluation ``importance``, how many of its S draws count, and its bias, (N,) each.
 
         An effective sample size far below S tells of a poor estimate; of few draws it may still
-        look well where q misses most of the posterior.
+        look well where q misses most of the posterior. Without gradients.
 
         Raises:
-            ValueError: bad rows as in ``log_prob``.
+            ValueError: bad rows as in ``log_prob``, or ``num_samples`` is no count.
         """
         check_finite("x", check_rows("x", x, self.features, self._reference()))
         y, log_abs_det = self._to_codes(x)
