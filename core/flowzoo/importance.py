@@ -28,8 +28,9 @@ class ImportanceEstimate(NamedTuple):
         log_prob: log of the mean weight, (N,), nats; too low in expectation.
         effective_sample_size: (sum w)^2 / sum w^2, (N,), from 1 to S.
         bias: by how much ``log_prob`` is off in expectation, (N,), nats: about -c / S, with c from
-            the S draws against their ten parts of S / 10. Noise itself; NaN for S = 1. A q that
-            misses a part of the posterior is not seen by it.
+            the S draws against their ten parts of S / 10. Noise itself, and of parts of one or
+            two draws, S below 20 or so, far off; NaN for S = 1. A q that misses a part of the
+            posterior is not seen by it.
     """
 
     log_prob: Tensor
