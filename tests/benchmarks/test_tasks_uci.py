@@ -419,9 +419,9 @@ def test_tables_of_few_rows_and_damaged_texts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{train}: expected a line of names")):
         Hepmass(**options).splits(0)
     train.write_bytes(whole)
-    lines = test.read_text().splitlines()
+    lines = test.read_text("utf-8").splitlines()
     lines[1] = ",".join(["1.0", "nan", *lines[1].split(",")[2:]])
-    test.write_text("\n".join(lines))
+    test.write_text("\n".join(lines), "utf-8")
     with pytest.raises(ValueError, match=rf"hepmass: expected finite .*{re.escape(str(test))}"):
         Hepmass(**options).splits(0)
 
