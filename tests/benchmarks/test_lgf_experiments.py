@@ -82,6 +82,6 @@ def test_local_methods_have_equal_parameters(name, features):
         options = {k: v for k, v in method.options.items() if k != "training"}
         model = registry.build("mixture", method.mixture, features=features, **options)
         counts[method.label] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert len(counts) == (7 if features == 30 else 8)
+    assert len(counts) == (9 if name == "local_methods" else 8) - (features == 30)
     reference = counts["LGF-MAF"]
     assert all(abs(count / reference - 1) < 0.05 for count in counts.values()), counts

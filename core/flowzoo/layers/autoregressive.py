@@ -19,8 +19,8 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
         \log|\det dz/dx| = -\sum_i \alpha_i
 
     mu and -alpha come from one MADE; -alpha = bound * tanh(raw / bound), so each factor lies in
-    (e^-bound, e^bound). The MADE ends in a zero layer: the layer starts as the identity. Cost:
-    ``encode`` one pass of the MADE, ``decode`` D passes.
+    (e^-bound, e^bound). The layer starts as the identity unless ``start`` > 0. Cost: ``encode``
+    one pass of the MADE, ``decode`` D passes.
 
     Args:
         features: D.
@@ -29,9 +29,11 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
         reverse: order the columns from last to first.
         activation: activation of the MADE.
         log_scale_bound: bound on |alpha|.
+        start: standard deviation of the weights of the MADE's last layer at the start.
 
     Raises:
-        ValueError: a width or bound that is not positive, or an unknown activation.
+        ValueError: a width or bound that is not positive, a negative ``start``, or an unknown
+            activation.
 
     Example:
         >>> import torch
@@ -50,6 +52,7 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
         reverse: bool = False,
         activation: Activation = "relu",
         log_scale_bound: float = LOG_SCALE_BOUND,
+        start: float = 0.0,
     ) -> None:
         super().__init__(
             features,
@@ -58,6 +61,7 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
             context_features=context_features,
             reverse=reverse,
             activation=activation,
+            start=start,
         )
         self.log_scale_bound = check_bound(log_scale_bound)
 

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowzoo.interfaces import BaseFlow, Step
 from flowzoo.nets import MADE, Activation
+from flowzoo.validation import check_number
 
 
 class MaskedAutoregressive(BaseFlow):
@@ -18,8 +19,8 @@ class MaskedAutoregressive(BaseFlow):
     .. math:: z_i = g(x_i; \theta_i(x_{<i}, c)), \qquad
         \log|\det dz/dx| = \sum_i \log g'(x_i; \theta_i)
 
-    theta comes from one MADE, which ends in a zero layer. Subclasses implement ``_move``. Cost:
-    ``encode`` one pass of the MADE, ``decode`` D passes.
+    theta comes from one MADE, whose last layer starts at zero unless ``start`` > 0. Subclasses
+    implement ``_move``. Cost: ``encode`` one pass of the MADE, ``decode`` D passes.
 
     Args:
         features: D.
@@ -28,6 +29,10 @@ class MaskedAutoregressive(BaseFlow):
         context_features: C; the context conditions every column, the first included.
         reverse: order the columns from last to first.
         activation: activation of the MADE.
+        start: standard deviation of the weights of the MADE's last layer at the start.
+
+    Raises:
+        ValueError: ``start`` is no finite number >= 0.
     """
 
     degrees: Tensor
@@ -41,6 +46,7 @@ class MaskedAutoregressive(BaseFlow):
         context_features: int = 0,
         reverse: bool = False,
         activation: Activation = "relu",
+        start: float = 0.0,
     ) -> None:
         super().__init__(features, context_features=context_features, fast="encode")
         order = range(features, 0, -1) if reverse else range(1, features + 1)
@@ -53,6 +59,8 @@ class MaskedAutoregressive(BaseFlow):
             activation=activation,
             zero_last=True,
         )
+        if check_number("start", start):
+            nn.init.normal_(self.made.linears[-1].get_parameter("weight"), std=start)
         self.register_buffer("degrees", torch.tensor(list(order)))
 
     @abstractmethod

@@ -32,6 +32,9 @@ class MAF(Stack):
         momentum: of the batch-norm's running statistics (weight of the new batch).
         activation: activation of the MADEs.
         log_scale_bound: bound on each layer's |log-scale|.
+        start: standard deviation of the weights that end each MADE, at the start. 0 starts as the
+            identity, a saddle of the likelihood where columns are independent of each other,
+            which training may not leave; 0.01 leaves it.
 
     Raises:
         ValueError: an option out of range or of an unknown name.
@@ -55,6 +58,7 @@ class MAF(Stack):
         momentum: float = 0.1,
         activation: Activation = "relu",
         log_scale_bound: float = LOG_SCALE_BOUND,
+        start: float = 0.0,
     ) -> None:
         mades: list[BaseFlow] = [
             MaskedAffineAutoregressive(
@@ -64,6 +68,7 @@ class MAF(Stack):
                 reverse=index % 2 == 1,
                 activation=activation,
                 log_scale_bound=log_scale_bound,
+                start=start,
             )
             for index in range(check_positive("layers", layers))
         ]
