@@ -26,11 +26,11 @@ class ImportanceEstimate(NamedTuple):
 
     Attributes:
         log_prob: log of the mean weight, (N,), nats; too low in expectation.
-        effective_sample_size: (sum w)^2 / sum w^2, (N,), from 1 to S.
+        effective_sample_size: (sum w)^2 / sum w^2, (N,), from 1 to S; NaN where no draw has weight.
         bias: by how much ``log_prob`` is off in expectation, (N,), nats: about -c / S, with c from
             the S draws against their ten parts of S / 10. Noise itself, and of parts of one or
-            two draws, S below 20 or so, far off; NaN for S = 1. A q that misses a part of the
-            posterior is not seen by it.
+            two draws, S below 20 or so, far off; NaN for S = 1 and where no draw has weight, -inf
+            where a part has none. A q that misses a part of the posterior is not seen by it.
     """
 
     log_prob: Tensor

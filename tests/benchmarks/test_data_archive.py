@@ -164,6 +164,24 @@ def test_a_file_without_its_hash_is_unpacked_anew(tmp_path: Path, cache: Path) -
     assert members(archive(), WANTED[:1], root=tmp_path)[0].read_bytes() == b"first"
 
 
+def test_a_folder_that_may_not_be_searched_is_passed_by(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # simulated: whoever runs the tests as root may search every folder
+    (tmp_path / "data.tar.gz").write_bytes(GOOD)
+    first = members(archive(), WANTED, root=tmp_path)
+    secret, usual = tmp_path / "secret", Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.is_relative_to(secret):
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert members(archive(), WANTED, root=secret) == first
+    assert "Permission denied" in caplog.text
+
+
 def test_what_cannot_be_unpacked_says_so_and_the_download_stays(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,3 +275,26 @@ def test_many_marks_take_linear_time() -> None:
         (value,) = value
         depth += 1
     assert depth == num - 1
+
+
+def _doubled(end: bytes) -> bytes:
+    """A tuple of two of a tuple of two ..., 60 times, and then ``end``."""
+    steps = b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    return b"}" + b")q\x00" + steps + end
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _doubled(b"Ns."),
+        _doubled(b"\x8c\x01a\x93."),
+        b"}" + b"(" * 200_000 + b"t" * 200_000 + b"Ns.",
+        b"(" * 200_000 + b"t" * 200_000 + b"\x8c\x01a\x93.",
+    ],
+    ids=["key of 2^60", "module of 2^60", "deep key", "deep module"],
+)
+def test_what_is_nested_is_not_hashed(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "table.pickle"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="tuple where str should be"):
+        read_frame(path)

@@ -130,6 +130,8 @@ def test_blurred_interval_far_away_and_mirrored():
     found = blurred_interval(x, 2.0, 0.1)
     torch.testing.assert_close(found, blurred_interval(2 - x, 2.0, 0.1))
     assert torch.isfinite(found).all()
+    away = torch.tensor([-1e160, 1e160, -torch.inf, torch.inf], dtype=torch.float64)
+    assert (blurred_interval(away, 2.0, 0.1) == -torch.inf).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"gap": 0.0, "weight": 0.2, "noise": 0.05}])

@@ -83,6 +83,18 @@ def test_the_page_shows_failures_first_and_the_oracle_on_top(out: Path) -> None:
     )
 
 
+def test_the_page_has_the_median_beside_the_mean(out: Path) -> None:
+    median = density(4.7, name=f"{LL}_median")
+    put(out, spec("M", 0), density(-2e8, 1.0), median, density(1.0, name=f"{LL}[bound]"))
+    write_report(out, figures=False)
+    page = (out / "table.md").read_text("utf-8")
+    lines = page[page.index(f"| method | {LL} |") :].splitlines()
+    head, row = lines[0], next(line for line in lines if line.startswith("| M |"))
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert cells[f"{LL}_median"].rstrip(" |").startswith("4.7")
+    assert LL in cells and f"{LL}[bound]" not in cells
+
+
 def test_measures_are_never_ranked_together(out: Path) -> None:
     put(out, spec("S", 0), density(100.0, measure="surface(dim=2)"))
     write_report(out, figures=False)

@@ -339,7 +339,11 @@ def test_the_work_is_done_once_and_again_for_other_files(
         whole[: len(whole) // 2],
         whole[:3000] + b"?" + whole[3001:],
         one.getvalue(),
-        *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in _headers(whole)),
+        *(
+            whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+            for at in _headers(whole)
+            for bit in (1, 4, 32)
+        ),
     ):
         kept.write_bytes(damaged)
         assert all(map(torch.equal, Power(**options).splits(0), first))
@@ -428,7 +432,7 @@ def test_tables_of_few_rows_and_damaged_texts_are_named(tmp_path: Path) -> None:
 
 def test_power_has_its_moments_to_the_bit_of_the_authors_program(tmp_path: Path) -> None:
     """They delete one column after the other, which leaves rows together in memory."""
-    x = np.random.default_rng(1).normal(3, 2, (20_000, 8))
+    x = np.random.default_rng(1).normal(3, 2, (200_000, 8))
     path = tmp_path / "power/data.npy"
     path.parent.mkdir()
     np.save(path, x)
@@ -436,13 +440,13 @@ def test_power_has_its_moments_to_the_bit_of_the_authors_program(tmp_path: Path)
     rng.shuffle(x)
     x = np.delete(x, 3, axis=1)
     x = np.delete(x, 1, axis=1)
-    voltage, active = 0.01 * rng.rand(20_000, 1), 0.001 * rng.rand(20_000, 1)
-    x = x + np.hstack((active, voltage, rng.rand(20_000, 3), np.zeros((20_000, 1))))
-    seen = x[:18_000]
+    voltage, active = 0.01 * rng.rand(200_000, 1), 0.001 * rng.rand(200_000, 1)
+    x = x + np.hstack((active, voltage, rng.rand(200_000, 3), np.zeros((200_000, 1))))
+    seen = x[:180_000]
     expected = (x - seen.mean(axis=0)) / seen.std(axis=0)
     same(
         Power(root=str(tmp_path), verify=False),
-        expected[:16_200],
-        expected[16_200:18_000],
-        expected[18_000:],
+        expected[:162_000],
+        expected[162_000:180_000],
+        expected[180_000:],
     )

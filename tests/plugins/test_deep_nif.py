@@ -160,6 +160,12 @@ def test_effective_sample_size_tells_how_far_the_proposal_is_off():
     assert all(((size >= 1.0 - 1e-9) & (size <= 64 + 1e-9)).all() for size in sizes)
 
 
+def test_the_estimate_keeps_no_gradients():
+    model = model_of(4, 2, latent_flow="none", base_flow="none")
+    found = model.importance_estimate(torch.zeros(2, 4, dtype=torch.float64), num_samples=8)
+    assert not any(value.requires_grad for value in found)
+
+
 # latent space and manifold ------------------------------------------------------------------------
 
 

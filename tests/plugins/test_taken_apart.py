@@ -158,6 +158,7 @@ class _Given(Permutation):
     ("parts", "error", "match"),
     [
         ((), ValueError, "expected layers, _Given"),
+        (None, TypeError, "_Given.layers.. gave NoneType"),
         ((nn.Linear(2, 2),), TypeError, "layer 0 of _Given: expected a BaseFlow, got Linear"),
         ((Permutation(3, order="reverse"),), ValueError, "layer 0 of _Given: expected .features"),
         ((Shift(2, context_features=5),), ValueError, "context_features of 0 or 0, got 5"),

@@ -60,7 +60,7 @@ def members(
         if found:
             return found
         packed = folder / archive.file
-        if packed.is_file():
+        if _is_file(packed):
             whole = _sealed(kept, names)
             if whole:
                 return whole
@@ -110,7 +110,16 @@ def _inside(folder: Path, archive: Archive, names: Sequence[str]) -> Paths:
 
 def _all(folder: Path, names: Sequence[str]) -> Paths:
     paths = tuple(folder / name for name in names)
-    return paths if all(path.is_file() for path in paths) else ()
+    return paths if all(_is_file(path) for path in paths) else ()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; where one may not look, none."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        _log.warning("%s: passed by: %s", path, error)
+        return False
 
 
 def _sealed(folder: Path, names: Sequence[str]) -> Paths:
@@ -119,8 +128,9 @@ def _sealed(folder: Path, names: Sequence[str]) -> Paths:
     for path in paths:
         try:
             whole = _seal(path).read_text("ascii") == sha256_of(path)
-        except (OSError, ValueError):
-            whole = False
+        except (OSError, ValueError) as error:
+            _log.warning("%s: passed by, its hash cannot be read: %s", path, error)
+            return ()
         if not whole:
             _log.warning("%s: changed since it was unpacked, passed by", path)
             return ()

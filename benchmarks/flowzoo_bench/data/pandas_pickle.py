@@ -148,8 +148,9 @@ def _array(record: Any) -> NDArray[Any] | list[Any]:
         return raw
     if not re.fullmatch("[fiu][1248]", name) or name == "f1":
         raise ValueError(f"values of type {name}")
-    if not all(type(size) is int and 0 <= size < _MOST for size in shape) or len(shape) > 2:
-        raise ValueError(f"an array of shape {shape}")
+    sized = isinstance(shape, tuple) and len(shape) <= 2  # print it only if it is short
+    if not sized or not all(type(size) is int and 0 <= size < _MOST for size in shape):
+        raise ValueError("an array whose shape is not of one or two sizes")
     order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
     content = _bytes(raw)
     kind = np.dtype(order + name)
@@ -162,7 +163,7 @@ def _bytes(raw: Any) -> bytes | bytearray:
     if _is(raw, "encoded"):  # bytes, as Python 3 writes them in protocol 2
         raw, encoding = raw.args
         if encoding != "latin1":
-            raise ValueError(f"bytes encoded in {encoding}")
+            raise ValueError("bytes in another encoding than latin1")
     if isinstance(raw, str):
         return raw.encode("latin1")
     if not isinstance(raw, bytes | bytearray):

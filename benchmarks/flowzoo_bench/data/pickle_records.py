@@ -137,7 +137,8 @@ class _Machine:
             raise ValueError(f"the opcode {opcode}, which no plain data need")
 
     def _named(self, module: Any, name: Any) -> _Name:
-        if (module, name) not in self.vocabulary:
+        # texts, and nothing else: to hash or to print what is nested may take forever
+        if (_kind(module, str), _kind(name, str)) not in self.vocabulary:
             raise ValueError(f"the name {module}.{name}, which is not expected")
         return _Name(self.vocabulary[module, name])
 
@@ -149,8 +150,9 @@ class _Machine:
         return items[::-1]
 
 
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
+def _paired(items: list[Any]) -> dict[str, Any]:
+    keys = [_kind(key, str) for key in items[::2]]
+    return dict(zip(keys, items[1::2], strict=True))
 
 
 def _kind(value: Any, kind: Any) -> Any:

@@ -26,8 +26,9 @@ class LogLikelihood(Metric):
 
     * ``test_log_likelihood``: its ``reference`` is the oracle's mean on the same test points, where
       the task knows its density against the same measure.
-    * ``test_log_likelihood_median``: of the rows' scores. Far below it, the mean is that of a few
-      rows which the model gives almost no density.
+    * ``test_log_likelihood_median``: of the rows' scores, the lower of the middle two where their
+      number is even. Far below it, the mean is that of a few rows which the model gives almost
+      no density.
     * ``gap_to_oracle``: oracle minus model, mean over the points, standard error paired. Negative
       beyond three standard errors cannot be for an exact density.
     * ``test_bits_per_dim``: for dequantised data with bins of width w,

@@ -82,9 +82,9 @@ class _RoundedTable(Task):
 class Wine(_RoundedTable):
     """178 Italian wines, 13 chemical measurements (UCI wine), with noise of their rounding.
 
-    They are written to hundredths, tenths or units. Where most values of a column are multiples of
-    five or ten such steps, the noise is as wide as that. Rows are split at random, anew for each
-    replicate.
+    They are written to hundredths, tenths or units. Where 55 % or more of a column's values are
+    multiples of five or ten such steps, the noise is as wide as that. Rows are split at random,
+    anew for each replicate.
 
     Args:
         valid_fraction: share of validation rows.
@@ -95,8 +95,8 @@ class Wine(_RoundedTable):
     """
 
     total = 178
-    # fives: alcalinity of ash (75 % of the values), phenols (59 %), proline (83 %); tens: colour
-    # intensity (55 %)
+    # fives: alcalinity of ash (75 % of the values), phenols (59 %), proline (83 %; tens 51 %); tens:
+    # colour intensity (55 %)
     widths = (0.01, 0.01, 0.01, 0.5, 1.0, 0.05, 0.01, 0.01, 0.01, 0.1, 0.01, 0.01, 5.0)
 
     def rounded(self) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from flowzoo.interfaces import BaseFlow
@@ -56,7 +56,13 @@ def flow_layers(
             f"base_flow: expected {features} latent columns and no charts, got "
             f"{flow.latent_features} and num_charts={flow.num_charts}"
         )
-    layers = tuple(flow.layers())
+    taken: object = flow.layers()
+    if not isinstance(taken, Iterable):
+        raise TypeError(
+            f"base_flow: expected an iterable of layers, {type(flow).__name__}.layers() gave "
+            f"{type(taken).__name__}"
+        )
+    layers = tuple(taken)
     if not layers:
         raise ValueError(f"base_flow: expected layers, {type(flow).__name__}.layers() has none")
     for number, layer in enumerate(layers):

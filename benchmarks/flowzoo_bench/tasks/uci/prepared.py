@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from flowzoo_bench.cache import cache_folder
 from flowzoo_bench.data.digests import digest
 from flowzoo_bench.data.files import MAF_TABLES
 
-RECIPE = 1
+RECIPE = 2
 """To be raised when the preprocessing changes."""
 _log = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ class Parts(NamedTuple):
 def prepared(name: str, sources: Sequence[Path], make: Callable[[], Parts]) -> Parts:
     """What ``make`` makes of the files, made once and then read from the cache.
 
-    An .npz file without compression: its checksums tell a damaged one, which is made anew. Its
-    name has the content of the sources in it. It is written aside and renamed, so several
-    processes may make it at a time.
+    An .npz file without compression: its checksums tell a damaged one, which is made anew, as is
+    one that cannot be read. Its name has the content of the sources in it. It is written
+    aside and renamed, so several processes may make it at a time.
 
     Args:
         name: of the table.
@@ -52,6 +54,8 @@ def prepared(name: str, sources: Sequence[Path], make: Callable[[], Parts]) -> P
         return _read(path)
     except FileNotFoundError:
         _log.info("preparing %s from %s", name, ", ".join(map(str, sources)))
+    except OSError as error:
+        _log.warning("%s: cannot be read, is made anew: %s", path, error)
     except Exception as error:  # numpy, zipfile and tokenize each have their own for damage
         _log.warning("%s: damaged, is made anew: %s", path, error)
     parts = make()
@@ -63,11 +67,10 @@ def prepared(name: str, sources: Sequence[Path], make: Callable[[], Parts]) -> P
 
 
 def _read(path: Path) -> Parts:
-    with path.open("rb") as stream:
-        file = np.load(stream, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("one array where three should be")
-        return Parts(*(file[name] for name in Parts._fields))
+    with zipfile.ZipFile(path) as file:
+        # whole members: the checksum is looked at only where a member ends
+        contents = [io.BytesIO(file.read(f"{name}.npy")) for name in Parts._fields]
+    return Parts(*(np.load(content, allow_pickle=False) for content in contents))
 
 
 def _write(path: Path, parts: Parts) -> None:
