@@ -95,8 +95,8 @@ class Wine(_RoundedTable):
     """
 
     total = 178
-    # fives: alcalinity of ash (75 % of the values), phenols (59 %), proline (83 %; tens 51 %); tens:
-    # colour intensity (55 %)
+    # fives: alcalinity of ash (75 % of the values), phenols (59 %), proline (83 %, tens 51 %);
+    # tens: colour intensity (55 %)
     widths = (0.01, 0.01, 0.01, 0.5, 1.0, 0.05, 0.01, 0.01, 0.01, 0.1, 0.01, 0.01, 5.0)
 
     def rounded(self) -> NDArray[np.float64]:
