@@ -139,7 +139,7 @@ class _Machine:
     def _named(self, module: Any, name: Any) -> _Name:
         # texts, and nothing else: to hash or to print what is nested may take forever
         if (_kind(module, str), _kind(name, str)) not in self.vocabulary:
-            raise ValueError(f"the name {module}.{name}, which is not expected")
+            raise ValueError(f"the name {module[:99]}.{name[:99]}, which is not expected")
         return _Name(self.vocabulary[module, name])
 
     def _marked(self) -> list[Any]:

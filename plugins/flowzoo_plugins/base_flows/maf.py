@@ -33,8 +33,9 @@ class MAF(Stack):
         activation: activation of the MADEs.
         log_scale_bound: bound on each layer's |log-scale|.
         start: standard deviation of the weights that end each MADE, at the start. 0 starts as the
-            identity, a saddle of the likelihood where columns are independent of each other,
-            which training may not leave; 0.01 leaves it.
+            identity. For two or more layers and standardised columns that are independent of
+            each other and not Gaussian that is a saddle of the likelihood, which training may
+            not leave; 0.01 leaves it.
 
     Raises:
         ValueError: an option out of range or of an unknown name.
