@@ -277,17 +277,15 @@ def test_many_marks_take_linear_time() -> None:
     assert depth == num - 1
 
 
-def _doubled(end: bytes) -> bytes:
-    """A tuple of two of a tuple of two ..., 60 times, and then ``end``."""
-    steps = b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
-    return b"}" + b")q\x00" + steps + end
+DOUBLED = b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+"""A tuple of two of a tuple of two ..., 60 times."""
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        _doubled(b"Ns."),
-        _doubled(b"\x8c\x01a\x93."),
+        b"}" + DOUBLED + b"Ns.",
+        DOUBLED + b"\x8c\x01a\x93.",
         b"}" + b"(" * 200_000 + b"t" * 200_000 + b"Ns.",
         b"(" * 200_000 + b"t" * 200_000 + b"\x8c\x01a\x93.",
     ],
@@ -298,3 +296,12 @@ def test_what_is_nested_is_not_hashed(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="tuple where str should be"):
         read_frame(path)
+
+
+def test_what_is_nested_is_not_printed(tmp_path: Path) -> None:
+    shape = DOUBLED + b"\x85"  # in a tuple of one
+    path = tmp_path / "table.pickle"
+    path.write_bytes(_one_block(_array(shape, "f8", old_pandas.text(b""))))
+    with pytest.raises(ValueError, match="an array whose shape") as caught:
+        read_frame(path)
+    assert len(str(caught.value)) < 1000

@@ -39,7 +39,7 @@ def members(
     the named files are, into the cache, with their hashes beside them; one that has changed since
     is taken out anew. Of files that somebody else unpacked nothing is known but the archive's
     hash, so *they are not verified here*: whoever reads them must check what they hold. Archives
-    are read as a stream, never whole.
+    are read as a stream, never whole. Folders that may not be searched are passed by.
 
     Args:
         archive: the archive.
