@@ -339,11 +339,7 @@ def test_the_work_is_done_once_and_again_for_other_files(
         whole[: len(whole) // 2],
         whole[:3000] + b"?" + whole[3001:],
         one.getvalue(),
-        *(
-            whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
-            for at in _headers(whole)
-            for bit in (1, 4, 32)
-        ),
+        *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in _headers(whole)),
     ):
         kept.write_bytes(damaged)
         assert all(map(torch.equal, Power(**options).splits(0), first))
